@@ -1,0 +1,40 @@
+"""fastfcgi: the FastCGI server for Python.
+
+    from fastfcgi import WSGIServer
+
+    WSGIServer(application, bind="unix:/run/app.sock").run()
+"""
+
+from fastfcgi.exceptions import (
+    ConfigurationError,
+    FastCGIError,
+    LimitExceeded,
+    LocalProtocolError,
+    ProtocolError,
+    RemoteProtocolError,
+    RequestAborted,
+)
+from fastfcgi.limits import Limits
+from fastfcgi.server import WSGIServer
+
+__all__ = [
+    "ConfigurationError",
+    "FastCGIError",
+    "LimitExceeded",
+    "Limits",
+    "LocalProtocolError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RequestAborted",
+    "WSGIServer",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> str:
+    # Asked for seldom, and reading the metadata costs more than all the imports above.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fastfcgi")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,397 @@
+"""One accepted connection: the socket around a sans-I/O Connection, its requests and timeouts.
+
+The loop's thread receives; whoever has something to send sends. One lock guards it all, and is
+the condition that application threads wait on.
+"""
+
+import itertools
+import logging
+import select
+import socket
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from fastfcgi._codec import ReceiveBuffer
+from fastfcgi.connection import Connection
+from fastfcgi.engine import READ, WRITE, Engine
+from fastfcgi.events import Event, InputEnded, InputReceived, RequestReceived
+from fastfcgi.exceptions import RemoteProtocolError
+from fastfcgi.limits import Limits
+from fastfcgi.request import Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+logger: Final = logging.getLogger("fastfcgi")
+
+# Buffers in one sendmsg call; POSIX promises 16, Linux takes 1024.
+_MAX_BUFFERS: Final = 64
+
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
+
+
+class Server(Protocol):
+    """What a channel needs of its server."""
+
+    limits: Limits
+    receive_buffer: ReceiveBuffer
+
+    @property
+    def engine(self) -> Engine:
+        """The loop that watches the channel."""
+
+    def new_connection(self) -> Connection:
+        """The protocol state of one more connection."""
+
+    def start_request(self, request: Request) -> bool:
+        """Have the application run; False when there is no room for it."""
+
+    def channel_closed(self, channel: "Channel") -> None:
+        """The channel's descriptor is closed."""
+
+
+class Channel:
+    """A connection of a web server.
+
+    Args:
+        sock: The accepted socket; non-blocking from now on.
+        peer: What accept() said of the other end, for the log.
+        server: Gives limits, engine and what runs the requests.
+    """
+
+    def __init__(self, sock: socket.socket, peer: Any, server: Server) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self.peer = peer
+        self.server = server
+        self.limits = server.limits
+        self.connection = server.new_connection()
+        self.lock = threading.Condition(threading.Lock())
+        self.unsent = 0
+        self.served = 0
+        self._out: deque[Buffer] = deque()
+        self._requests: dict[int, Request] = {}
+        self._blocked = False  # the socket takes no more for now
+        self._eof = False
+        self._lost = False
+        self._closed = False
+        self._lingering = False
+        self._lingered = 0
+        now = time.monotonic()
+        self._received_at = self._sent_at = self.idle_since = now
+        self._params_since: float | None = None
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def idle(self) -> bool:
+        """No request is active and nothing of one has arrived."""
+        return self.connection.idle and not self.unsent
+
+    # ---- called by the loop ---------------------------------------------------------------
+
+    def on_ready(self, mask: int) -> None:
+        if mask & WRITE:
+            with self.lock:
+                self._blocked = False
+                self._flush()
+                self.lock.notify_all()
+        if mask & READ:
+            self._receive()
+        self.update()
+
+    def on_tick(self, now: float) -> None:
+        with self.lock:
+            reason = self._overdue(now)
+            if reason is not None and not self._lost:
+                if reason:
+                    logger.warning("connection of %s closed: %s", self._peer_name(), reason)
+                self._lose()
+        self.update()
+
+    def on_failure(self) -> None:
+        with self.lock:
+            self._lose()
+        self.update()
+
+    def on_stop(self) -> None:
+        """The server stops: serve what has arrived, begin nothing else."""
+        if not (self._closed or self._eof or self._is_full()):
+            self._receive()
+        with self.lock:
+            self.connection.close_when_idle()
+            if self.connection.active == 0 and not self.unsent and not self._lingering:
+                self._lose()
+        self.update()
+
+    def update(self) -> None:
+        """Watch for what is of interest now, or close; by the loop's thread only."""
+        with self.lock:
+            if self._closed:
+                return
+            if self._lost or self._finished:
+                self._close()
+                return
+            mask = WRITE if self._blocked else 0
+            if not self._eof and (self._lingering or not self._is_full()):
+                mask |= READ
+            self.server.engine.watch(self, mask)
+
+    @property
+    def _finished(self) -> bool:
+        """The peer sends no more and has every answer that it will get."""
+        return self._eof and not self._requests and not self.unsent
+
+    def _is_full(self) -> bool:
+        return self.connection.paused or self.unsent > self.limits.max_unsent
+
+    def _close(self) -> None:
+        """Free the descriptor; the loop's thread only, because it may come back as another."""
+        self._closed = True
+        self.server.engine.forget(self)
+        self._sock.close()
+        self.server.channel_closed(self)
+
+    # ---- in, with the loop's thread -------------------------------------------------------
+
+    def _receive(self) -> None:
+        block = self.server.receive_buffer.writable()
+        try:
+            size = self._sock.recv_into(block)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            logger.info("connection of %s lost: %s", self._peer_name(), error)
+            with self.lock:
+                self._lose()
+            return
+        with self.lock:
+            if size == 0:
+                self._on_eof()
+            elif self._lingering:
+                self._lingered += size
+                if self._lingered > self.limits.linger_bytes:
+                    self._lose()
+            else:
+                self._take(block, size)
+
+    def _take(self, block: "Buffer", size: int) -> None:
+        """Bytes arrived; with the lock held."""
+        now = self._received_at = time.monotonic()
+        try:
+            for event in self.connection.receive_data(block, size):
+                self._dispatch(event)
+        except RemoteProtocolError as error:
+            self._refuse_peer(error, bytes(memoryview(block)[: min(size, 16)]))
+            return
+        if not self.connection.awaiting_params:
+            self._params_since = None
+        elif self._params_since is None:
+            self._params_since = now
+        if self.connection.paused and len(self._requests) > 1:
+            # One body that nobody reads must not stop the other requests of the connection.
+            for request in self._requests.values():
+                request.spool()
+        self._start_requests()
+        self._flush()
+        self.lock.notify_all()
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, RequestReceived):
+            self._requests[event.request_id] = Request(self, event)
+            return
+        request = self._requests.get(event.request_id)
+        if request is None:
+            return  # ended by an earlier event of the same read
+        if isinstance(event, InputReceived):
+            request.receive_input(event.stream, event.data)
+        elif isinstance(event, InputEnded):
+            request.end_input(event.stream)
+        else:
+            request.abort()
+            if not request.started:
+                # The application never saw it, so nobody else ends it (spec 5.4).
+                del self._requests[event.request_id]
+                self.connection.end_request(event.request_id)
+
+    def _start_requests(self) -> None:
+        paused = self.connection.paused
+        for request in list(self._requests.values()):
+            if request.started or not request.ready(paused):
+                continue
+            request.started = True
+            if not self.server.start_request(request):
+                self._overload(request)
+
+    def _overload(self, request: Request) -> None:
+        """No thread and no room in the queue: say so in the words that every web server knows."""
+        logger.error(
+            "request refused: every thread is busy and queue_size=%d requests wait",
+            self.limits.queue_size,
+        )
+        del self._requests[request.request_id]
+        self.connection.send_stdout(
+            request.request_id,
+            b"Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
+            b"Retry-After: 1\r\n\r\nThe server is busy.\n",
+        )
+        self.connection.end_request(request.request_id)
+
+    def _refuse_peer(self, error: RemoteProtocolError, begin: bytes) -> None:
+        """The peer broke the protocol: nothing it sends can be understood any more."""
+        hint = ""
+        if self.served == 0 and begin[:1].isalpha():
+            hint = "; that looks like HTTP, but FastCGI is spoken here"
+        logger.error("connection of %s refused: %s%s", self._peer_name(), error, hint)
+        self._abort_requests()
+        self._flush()
+        self._drop_output()
+        self._finish_sending()
+
+    def _on_eof(self) -> None:
+        """The peer sends no more. It may still take answers to what it sent whole."""
+        self._eof = True
+        if self._lingering or self._peer_is_gone():
+            self._lose()
+            return
+        for request in list(self._requests.values()):
+            if not request.input_complete:
+                self._abort(request)
+        self.lock.notify_all()
+
+    def _peer_is_gone(self) -> bool:
+        """Whether both directions are closed, as far as the system tells (unix sockets do)."""
+        if not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self._sock, 0)
+        return any(mask & (select.POLLHUP | select.POLLERR) for _, mask in poll.poll(0))
+
+    def _abort(self, request: Request) -> None:
+        request.abort()
+        if not request.started:
+            del self._requests[request.request_id]
+
+    def _abort_requests(self) -> None:
+        for request in list(self._requests.values()):
+            self._abort(request)
+
+    def _lose(self) -> None:
+        """The connection is of no use any more; with the lock held. The loop closes it."""
+        self._lost = True
+        self._drop_output()
+        self._abort_requests()
+        self.lock.notify_all()
+
+    def _drop_output(self) -> None:
+        self._out.clear()
+        self.unsent = 0
+
+    def _overdue(self, now: float) -> str | None:
+        """Why the peer has had its time, if it has ("" where that is nothing to tell); with the
+        lock held."""
+        limits = self.limits
+        if self._lingering:
+            since, allowed, reason = self._sent_at, limits.linger_timeout, ""
+        elif self.unsent:
+            since, allowed = self._sent_at, limits.send_timeout
+            reason = f"it took no response for send_timeout={allowed} s"
+        elif self._params_since is not None:
+            since, allowed = self._params_since, limits.header_timeout
+            reason = f"no whole PARAMS in header_timeout={allowed} s"
+        elif self.connection.active == 0:
+            since = self.idle_since
+            allowed = limits.keep_alive_timeout if self.served else limits.header_timeout
+            reason = ""
+        elif self._awaits_body():
+            since, allowed = self._received_at, limits.body_timeout
+            reason = f"no more of a body in body_timeout={allowed} s"
+        else:
+            return None
+        return reason if now - since > allowed else None
+
+    def _awaits_body(self) -> bool:
+        if self.connection.paused:
+            return False
+        return any(not request.input_complete for request in self._requests.values())
+
+    def _peer_name(self) -> str:
+        return repr(self.peer) if self.peer else "a unix socket"
+
+    # ---- out, with the lock held, by any thread -------------------------------------------
+
+    def acknowledge(self, request_id: int, size: int) -> None:
+        """Bytes of a body are read; receive on if that was what it waited for."""
+        if size:
+            paused = self.connection.paused
+            self.connection.acknowledge(request_id, size)
+            if paused and not self.connection.paused:
+                self.server.engine.call_soon(self.update)
+
+    def request_ended(self, request: Request) -> None:
+        """The application's thread is through with a request."""
+        self._requests.pop(request.request_id, None)
+        self.served += 1
+        self.idle_since = time.monotonic()
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is there to be sent; the loop goes on with what the socket does not take."""
+        was_blocked = self._blocked
+        self._flush()
+        if self._lost or self._finished or (self._blocked and not was_blocked):
+            self.server.engine.call_soon(self.update)
+
+    def _flush(self) -> None:
+        for buffer in self.connection.data_to_send():
+            if not (self._lost or self._lingering):
+                self._out.append(buffer)
+                self.unsent += memoryview(buffer).nbytes
+        while self._out and not self._blocked:
+            try:
+                sent = _send(self._sock, self._out)
+            except (BlockingIOError, InterruptedError):
+                self._blocked = True
+                return
+            except OSError as error:
+                logger.info("connection of %s lost: %s", self._peer_name(), error)
+                self._lose()
+                return
+            self._sent_at = time.monotonic()
+            self.unsent -= sent
+            _advance(self._out, sent)
+        if self.connection.should_close and not self._out and not self._lost:
+            self._finish_sending()
+
+    def _finish_sending(self) -> None:
+        """Say that nothing more comes, and take in what the peer is still sending: closing with
+        unread bytes resets the connection and may lose the response (spec 3.5)."""
+        if self._lingering:
+            return
+        self._lingering = True
+        self._sent_at = time.monotonic()
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._lose()
+
+
+def _send(sock: socket.socket, buffers: "deque[Buffer]") -> int:
+    """One gathered write; returns the bytes taken."""
+    if _HAS_SENDMSG:
+        return sock.sendmsg(itertools.islice(buffers, _MAX_BUFFERS))
+    return sock.send(b"".join(itertools.islice(buffers, _MAX_BUFFERS)))
+
+
+def _advance(buffers: "deque[Buffer]", sent: int) -> None:
+    """Drop what was sent from the front."""
+    while sent:
+        view = memoryview(buffers[0]).cast("B")
+        if sent < len(view):
+            buffers[0] = view[sent:]
+            return
+        sent -= len(view)
+        buffers.popleft()

@@ -1,0 +1,473 @@
+"""WSGIServer: a WSGI application behind web servers that speak FastCGI.
+
+Its names are those of flup.server.fcgi, so that changing the import is the whole migration, and
+beside them the ones documented first: bind, threads, socket_mode and their like.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from fastfcgi import cgi, constants
+from fastfcgi._codec import ReceiveBuffer
+from fastfcgi.acceptor import Acceptor
+from fastfcgi.channel import Channel
+from fastfcgi.connection import Connection
+from fastfcgi.engine import STOPPING_TICK, Engine, Pool
+from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.limits import LIMIT_NAMES, Limits
+from fastfcgi.request import Request
+from fastfcgi.sockets import (
+    DEFAULT_BACKLOG,
+    Listener,
+    SocketOptions,
+    allowed_peers,
+    default_addresses,
+    is_allowed,
+    open_listeners,
+    reserve_standard_fds,
+)
+from fastfcgi.wsgi import Gateway, WSGIApplication
+
+logger: Final = logging.getLogger("fastfcgi")
+
+# Threads are started when they are needed: this many only if this many requests block at once.
+# More than the 32 requests that HAProxy sends over one connection, or an Apache process at once.
+DEFAULT_THREADS: Final = 64
+
+# Descriptors left to the application when max_connections is fitted to what may be open.
+_SPARE_DESCRIPTORS: Final = 64
+
+_NO_SOCKET: Final = (
+    "there is nothing to serve: file descriptor 0 is not a listening socket, systemd passed none,"
+    " and this was not started as a CGI program. Start it with spawn-fcgi or from the web server,"
+    " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000'"
+)
+
+# Keyword arguments of flup that have no meaning here: they are taken and left alone.
+_IGNORED: Final = frozenset(("jobClass", "jobArgs"))
+
+
+class WSGIServer:
+    """Serves a WSGI application over FastCGI 1.0.
+
+    Args:
+        application: The WSGI callable (PEP 3333).
+        environ: Entries that replace what the web server sends, for every request.
+        multithreaded: Run requests in several threads; False means one at a time.
+        multiprocess: What wsgi.multiprocess says.
+        bindAddress: flup's way to name one address: None for descriptor 0, a str for the path
+            of a unix socket, a tuple (host, port) for TCP.
+        umask: Set while a unix socket is bound.
+        multiplexed: Taken for flup's sake; requests of one connection always run side by side.
+        debug: Show tracebacks to clients.
+        roles: The FastCGI roles served: 1 responder, 2 authorizer, 3 filter.
+        forceCGI: Serve one request as plain CGI, whatever descriptor 0 is.
+        bind: An address or a list of them: "unix:/path", "unix:@abstract", "host:port",
+            "[::1]:port", "fd:N", "systemd", (host, port), a listening socket. Without any, the
+            socket that this process was started with: systemd's, or descriptor 0.
+        threads: The most threads; each is started when it is first needed.
+        socket_mode: Permissions of a unix socket, such as 0o660.
+        socket_owner, socket_group: Name or number of its owner and group.
+        backlog: Connections that the kernel lets wait.
+        **options: The fields of fastfcgi.limits.Limits by name; flup's maxThreads (as threads),
+            minSpare and maxSpare.
+
+    Raises:
+        TypeError: An option that does not exist.
+        ConfigurationError: A value that cannot be served.
+    """
+
+    # flup's class attributes, read by subclasses.
+    request_class = Request
+    cgirequest_class = cgi.CGIRequest
+    maxwrite = 8192
+    inputStreamShrinkThreshold = 102400 - 8192
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        environ: Mapping[str, Any] | None = None,
+        multithreaded: bool = True,
+        multiprocess: bool = False,
+        bindAddress: "str | tuple[Any, ...] | None" = None,
+        umask: int | None = None,
+        multiplexed: bool = False,
+        debug: bool = False,
+        roles: Collection[int] = (constants.RESPONDER,),
+        forceCGI: bool = False,
+        *,
+        bind: Any = None,
+        threads: int | None = None,
+        socket_mode: int | None = None,
+        socket_owner: str | int | None = None,
+        socket_group: str | int | None = None,
+        backlog: int = DEFAULT_BACKLOG,
+        **options: Any,
+    ) -> None:
+        if bind is not None and bindAddress is not None:
+            raise ConfigurationError("bind and bindAddress name the same thing; use one")
+        if not callable(application):
+            raise TypeError(f"application is not callable: {application!r}")
+        self.application = application
+        self.environ = dict(environ or {})
+        self.multithreaded = multithreaded
+        self.multiprocess = multiprocess
+        self.debug = debug
+        self.roles = tuple(roles)
+        self.forceCGI = forceCGI
+        self._bindAddress = bindAddress
+        self._umask = umask
+        self._bind = bind
+        self._socket_options = SocketOptions(
+            backlog, umask, socket_mode, socket_owner, socket_group
+        )
+        threads = self._take_flup_options(options, threads)
+        self.limits = Limits(**options)
+        self._threads = threads if multithreaded else 1
+        self._threadPool = Pool(self._threads, self.limits.queue_size)
+        self._max_connections = _fitting_connections(self.limits.max_connections)
+        self.capability = self._capability()
+        self._appLock = threading.Lock()
+        self._web_server_addrs: str | None = None
+        self._allowed: frozenset[str] | None = None
+        self._oldSIGs: list[tuple[int, Any]] = []
+        self._hupReceived = False
+        self._going = True
+        self._ready = threading.Event()
+        self._stopping_until: float | None = None
+        self._acceptors: list[Acceptor] = []
+        self._listeners: list[Listener] = []
+        self.channels: set[Channel] = set()
+        self.receive_buffer = ReceiveBuffer()
+        self._engine: Engine | None = None
+        self._gateway: Gateway | None = None
+
+    @staticmethod
+    def _take_flup_options(options: dict[str, Any], threads: int | None) -> int:
+        """Take what flup passed to its thread pool out of options; returns how many threads."""
+        flup = {name: options.pop(name) for name in ("minSpare", "maxSpare", "maxThreads")
+                if name in options}
+        for name in _IGNORED:
+            options.pop(name, None)
+        unknown = sorted(set(options) - LIMIT_NAMES)
+        if unknown:
+            raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
+        for name, value in flup.items():
+            if not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"{name} is a number, not {value!r}")
+        if threads is None and flup.get("maxThreads", sys.maxsize) != sys.maxsize:
+            threads = flup["maxThreads"]
+        if threads is None:
+            threads = DEFAULT_THREADS
+        if not isinstance(threads, int) or threads < 1:
+            raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
+        return threads
+
+    def _capability(self) -> dict[str, str]:
+        """What GET_VALUES is answered with (spec 4.1)."""
+        per_connection = self.limits.max_requests_per_connection
+        requests = min(self._threads + self.limits.queue_size, per_connection)
+        return {
+            constants.MAX_CONNS: str(self._max_connections),
+            constants.MAX_REQS: str(requests),
+            constants.MPXS_CONNS: "1" if per_connection > 1 else "0",
+        }
+
+    # ---- running --------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Serve until stopped by a signal or stop().
+
+        On the main thread SIGINT and SIGTERM stop the server and SIGHUP does so too, with True
+        as the result; on any other thread signals are left alone. Started as plain CGI, it
+        answers that request and raises SystemExit(0).
+
+        Returns:
+            True after SIGHUP (flup's scripts then start again), else False.
+
+        Raises:
+            ConfigurationError: There is nothing to listen on, or not as the options say.
+            OSError: The system refused the address.
+        """
+        reserve_standard_fds()
+        self._web_server_addrs = os.environ.get("FCGI_WEB_SERVER_ADDRS")
+        self._allowed = allowed_peers(self._web_server_addrs)
+        sockets = self._setupSocket()
+        if sockets is None:
+            self._run_cgi()
+        self._listeners = sockets
+        self._gateway = self._new_gateway(run_once=False)
+        self._hupReceived = False
+        self._threadPool = Pool(self._threads, self.limits.queue_size)
+        self._engine = Engine(self._threadPool)
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        if on_main_thread:
+            self._installSignalHandlers()
+            wakeup = signal.set_wakeup_fd(self.engine.wake_in.fileno(), warn_on_full_buffer=False)
+        try:
+            self._serve()
+        finally:
+            if on_main_thread:
+                signal.set_wakeup_fd(wakeup)
+                self._restoreSignalHandlers()
+            self._close()
+        return self._hupReceived
+
+    def stop(self) -> None:
+        """End run(): begin no request, finish those that run. From any thread or signal
+        handler; a second call ends it without waiting for them."""
+        second = not self._going
+        self._going = False
+        if self._engine is not None:
+            self._engine.call_soon(self._engine.finish if second else self._begin_stop)
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait, in another thread than run()'s, until the sockets listen.
+
+        Args:
+            timeout: Seconds, None for ever.
+
+        Returns:
+            Whether they do.
+        """
+        return self._ready.wait(timeout)
+
+    @property
+    def engine(self) -> Engine:
+        """The loop of the present run()."""
+        if self._engine is None:
+            raise RuntimeError("the server is not running")
+        return self._engine
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it listens: paths of unix sockets ("\\0name" if abstract), tuples for TCP."""
+        return [listener.address for listener in self._listeners]
+
+    def _serve(self) -> None:
+        self._acceptors = [Acceptor(listener, self) for listener in self._listeners]
+        self.resume_accepting()
+        if self._overrides("_mainloopPeriodic"):
+            self.engine.tickers.add(lambda now: self._mainloopPeriodic())
+        self._ready.set()
+        if not self._going:
+            self._begin_stop()
+        self.engine.run()
+
+    def _close(self) -> None:
+        """The end of run(), however it came: nothing of it is left."""
+        for channel in list(self.channels):
+            channel.on_failure()
+        self._cleanupSocket(self._listeners)
+        self._listeners, self._acceptors = [], []
+        engine, self._engine = self.engine, None
+        engine.close()
+        self._ready.clear()
+        self._going, self._stopping_until = True, None
+        self.shutdown()
+
+    def _begin_stop(self) -> None:
+        """By the loop's thread: no new connection, no new request."""
+        if self._stopping_until is not None:
+            return
+        self._stopping_until = time.monotonic() + self.limits.graceful_timeout
+        for acceptor in self._acceptors:
+            acceptor.pause()
+        for channel in list(self.channels):
+            channel.on_stop()
+        self.engine.tick = STOPPING_TICK
+        self.engine.tickers.add(self._check_stopped)
+        self._check_stopped(time.monotonic())
+
+    def _check_stopped(self, now: float) -> None:
+        pool = self._threadPool
+        if not self.channels and not pool.busy and not pool.pending:
+            self.engine.finish()
+        elif self._stopping_until is not None and now >= self._stopping_until:
+            logger.error(
+                "stopped after graceful_timeout=%s s with %d requests unfinished",
+                self.limits.graceful_timeout,
+                pool.busy + pool.pending,
+            )
+            self.engine.finish()
+
+    def _run_cgi(self) -> None:
+        request = cgi.standard_request()
+        self._gateway = self._new_gateway(run_once=True)
+        self.handler(request)
+        sys.exit(1 if request.abandoned else 0)
+
+    def _new_gateway(self, run_once: bool) -> Gateway:
+        return Gateway(
+            self.application,
+            environ=self.environ,
+            multithread=self._threads > 1 and not run_once,
+            multiprocess=self.multiprocess,
+            run_once=run_once,
+            debug=self.debug,
+            tee_errors=self._bindAddress is not None or self._bind is not None,
+            error_page=self.error,
+        )
+
+    def _overrides(self, name: str) -> bool:
+        return getattr(type(self), name) is not getattr(WSGIServer, name) or name in vars(self)
+
+    # ---- for channels and acceptors -------------------------------------------------------
+
+    def new_connection(self) -> Connection:
+        """The protocol state of one more connection."""
+        limits = self.limits
+        return Connection(
+            roles=self.roles,
+            max_params_bytes=limits.max_params_bytes,
+            max_params_pairs=limits.max_params_pairs,
+            max_requests=limits.max_requests_per_connection,
+            max_unread_stdin=limits.max_unread_stdin,
+            max_unread_total=limits.max_unread_total,
+            reserved=b"wsgi.",
+            values=self.capability,
+        )
+
+    def start_request(self, request: Request) -> bool:
+        """Have a thread run the application; False when there is no room for it."""
+        return self._threadPool.submit(lambda: self._run_request(request))
+
+    def _run_request(self, request: Request) -> None:
+        protocol_status, app_status = constants.REQUEST_COMPLETE, 0
+        try:
+            if not request.aborted:
+                result = self.handler(request)
+                if result is not None:
+                    protocol_status, app_status = result
+        except BaseException:  # of an overridden handler: the gateway lets none through
+            logger.exception("handler() failed")
+            request.abandon()
+        finally:
+            request.end(protocol_status, app_status)
+
+    def channel_closed(self, channel: Channel) -> None:
+        """A connection is gone: there is room for another."""
+        full = len(self.channels) >= self._max_connections
+        self.channels.discard(channel)
+        if full:
+            self.resume_accepting()
+
+    def make_room(self) -> bool:
+        """Whether one more connection may come; closes an idle one for it if need be."""
+        if len(self.channels) < self._max_connections:
+            return True
+        self.close_longest_idle()
+        return len(self.channels) < self._max_connections
+
+    def close_longest_idle(self) -> None:
+        """Close the kept connection that has been idle for longest, if there is one."""
+        idle = [channel for channel in self.channels if channel.idle]
+        if idle:
+            min(idle, key=lambda channel: channel.idle_since).on_failure()
+
+    def resume_accepting(self) -> None:
+        """Accept connections, unless the server stops."""
+        if self._stopping_until is None:
+            for acceptor in self._acceptors:
+                acceptor.resume()
+
+    # ---- what flup's users override, call and set -----------------------------------------
+
+    def handler(self, req: Any) -> tuple[int, int]:
+        """Run one request; returns (protocol_status, app_status). May be overridden."""
+        assert self._gateway is not None
+        self._gateway.handle(req)
+        return constants.REQUEST_COMPLETE, 0
+
+    def error(self, req: Any) -> None:
+        """Send a page in the place of a response that failed before it began; the exception is
+        in sys.exc_info(). May and should be overridden: write to req.stdout."""
+        assert self._gateway is not None
+        self._gateway.send_error_page(req)
+
+    @property
+    def _keepGoing(self) -> bool:
+        return self._going
+
+    @_keepGoing.setter
+    def _keepGoing(self, value: bool) -> None:
+        if value:
+            self._going = True
+        elif self._going:
+            self.stop()
+
+    def _exit(self, reload: bool = False) -> None:
+        """Stop, from a request or a signal handler; with reload, run() returns True."""
+        self._hupReceived = self._hupReceived or reload
+        self._keepGoing = False
+
+    def shutdown(self) -> None:
+        """Called at the end of run()."""
+
+    def _mainloopPeriodic(self) -> None:
+        """Called about once a second by run()'s thread."""
+
+    def _isClientAllowed(self, addr: Any) -> bool:
+        """Whether a peer may connect (FCGI_WEB_SERVER_ADDRS, spec 3.2)."""
+        return is_allowed(addr, self._allowed)
+
+    def _setupSocket(self) -> Any:
+        """Open what is to be listened on: a list of listeners, None for plain CGI."""
+        given = self._bind if self._bindAddress is None else self._bindAddress
+        if given is None:
+            force = os.environ.get("FCGI_FORCE_CGI", "N").upper().startswith("Y")
+            given = None if self.forceCGI or force else default_addresses()
+            if given is None:
+                if self.forceCGI or force or cgi.is_cgi(os.environ):
+                    return None
+                raise ConfigurationError(_NO_SOCKET)
+        elif isinstance(self._bindAddress, str):
+            # flup: a str is a path, whatever it looks like.
+            given = ["unix:" + self._bindAddress]
+        elif not isinstance(given, Sequence) or isinstance(given, (str, tuple)):
+            given = [given]
+        return open_listeners(given, self._socket_options)
+
+    def _cleanupSocket(self, sock: Any) -> None:
+        """Close what _setupSocket opened; files of sockets go with it."""
+        for listener in sock:
+            listener.close()
+
+    def _installSignalHandlers(self) -> None:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                handler = self._hupHandler if name == "SIGHUP" else self._intHandler
+                self._oldSIGs.append((number, signal.signal(number, handler)))
+
+    def _restoreSignalHandlers(self) -> None:
+        for number, previous in self._oldSIGs:
+            signal.signal(number, previous)
+        self._oldSIGs = []
+
+    def _intHandler(self, signum: int, frame: Any) -> None:
+        self.stop()
+
+    def _hupHandler(self, signum: int, frame: Any) -> None:
+        self._hupReceived = True
+        self._keepGoing = False
+
+
+def _fitting_connections(wanted: int) -> int:
+    """As many connections as the process may have descriptors for."""
+    try:
+        import resource  # posix only
+    except ImportError:
+        return wanted
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - _SPARE_DESCRIPTORS))
+
+

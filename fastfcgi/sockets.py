@@ -1,0 +1,392 @@
+"""Listening sockets: where they come from, how they are opened and what is left of them."""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from fastfcgi.constants import LISTENSOCK_FILENO
+from fastfcgi.exceptions import ConfigurationError
+
+# ("unix", path) | ("tcp", (host, port)) | ("fd", number) | ("systemd",)
+Address: TypeAlias = (
+    tuple[str, str] | tuple[str, tuple[str, int]] | tuple[str, int] | tuple[str]
+)
+
+SYSTEMD_FIRST_FD: Final = 3
+DEFAULT_BACKLOG: Final = 1024  # cut by the kernel to its somaxconn
+
+
+def parse_address(text: "str | int | tuple[Any, ...]") -> Address:
+    """What a `bind` argument names.
+
+    Args:
+        text: "unix:/path", "/path" or "./path"; "unix:@name" or "@name" for an abstract socket;
+            "host:port", ":port" (all addresses), "[::1]:port"; "fd:3" or 3; "systemd"; or a
+            tuple (host, port).
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if isinstance(text, tuple):
+        if len(text) < 2 or not isinstance(text[0], str) or not isinstance(text[1], int):
+            raise ConfigurationError(f"not an address: {text!r}; a tuple is (host, port)")
+        return ("tcp", (text[0], text[1]))
+    if isinstance(text, int):
+        return ("fd", text)
+    if not isinstance(text, str):
+        raise ConfigurationError(f"not an address: {text!r}")
+    if text == "systemd":
+        return ("systemd",)
+    if text.startswith("unix:"):
+        return ("unix", _unix_path(text[5:], text))
+    if text.startswith(("@", "\0")) or "/" in text:
+        return ("unix", _unix_path(text, text))
+    if text.startswith("fd:") and text[3:].isascii() and text[3:].isdigit():
+        return ("fd", int(text[3:]))
+    host, colon, port = text.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and int(port) <= 65535:
+        if host.startswith("[") and host.endswith("]"):
+            return ("tcp", (host[1:-1], int(port)))
+        if ":" not in host:
+            return ("tcp", (host, int(port)))
+    raise ConfigurationError(
+        f"not an address: {text!r}; known are unix:/path, unix:@name, host:port, [::1]:port,"
+        " fd:N and systemd"
+    )
+
+
+def _unix_path(path: str, text: str) -> str:
+    if path.startswith("@"):
+        path = "\0" + path[1:]
+    if path in ("", "\0"):
+        raise ConfigurationError(f"no path in the address {text!r}")
+    return path
+
+
+@dataclass
+class SocketOptions:
+    """How listening sockets are opened.
+
+    umask is set while a unix socket is bound (not thread-safe, as umask is the process's);
+    mode, owner and group (name or number) are set on its path before it listens.
+    """
+
+    backlog: int = DEFAULT_BACKLOG
+    umask: int | None = None
+    mode: int | None = None
+    owner: str | int | None = None
+    group: str | int | None = None
+
+
+@dataclass
+class Listener:
+    """A listening socket and what has to be done at its end."""
+
+    sock: socket.socket
+    path: str | None = None
+    inode: tuple[int, int] | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> Any:
+        """Path of a unix socket ("\\0name" if abstract), or the tuple of a TCP one."""
+        name = self.sock.getsockname()
+        return name.decode("latin-1") if isinstance(name, bytes) else name
+
+    @property
+    def is_unix(self) -> bool:
+        return self.sock.family == getattr(socket, "AF_UNIX", None)
+
+    def close(self) -> None:
+        """Close the socket; the file of one that we bound goes too, unless another took it."""
+        self.sock.close()
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                status = os.lstat(self.path)
+                if (status.st_dev, status.st_ino) == self.inode:
+                    os.unlink(self.path)
+
+
+def is_listening(fd: int) -> bool:
+    """Whether fd is a listening socket, asked of the descriptor itself (spec 2.2)."""
+    try:
+        copy = os.dup(fd)
+    except OSError:
+        return False
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return False
+    with sock:
+        try:
+            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        except OSError:
+            # Not every system answers; the specification's own test is getpeername.
+            return _has_no_peer(sock)
+
+
+def _has_no_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def inherited_fds(environ: "os._Environ[str] | dict[str, str]") -> list[int]:
+    """The descriptors that systemd passed (sd_listen_fds(3)); takes the variables away, so that
+    no child takes them for its own."""
+    pid = environ.get("LISTEN_PID", "")
+    count = environ.get("LISTEN_FDS", "")
+    if not pid.isdigit() or int(pid) != os.getpid() or not count.isdigit():
+        return []
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environ.pop(name, None)
+    return list(range(SYSTEMD_FIRST_FD, SYSTEMD_FIRST_FD + int(count)))
+
+
+def open_listeners(addresses: Iterable[Any], options: SocketOptions) -> list[Listener]:
+    """Open one listener per address; all or none.
+
+    Args:
+        addresses: As parse_address takes them, or ready sockets.
+
+    Raises:
+        ConfigurationError: An address that is none, or a descriptor that does not listen.
+        OSError: The system refused; its text names the address.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            listeners += _open(address, options)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _open(address: Any, options: SocketOptions) -> list[Listener]:
+    if isinstance(address, socket.socket):
+        return [_prepared(Listener(address))]
+    parsed = parse_address(address)
+    if parsed[0] == "systemd":
+        fds = inherited_fds(os.environ)
+        if not fds:
+            raise ConfigurationError("no socket was passed by systemd (LISTEN_FDS, LISTEN_PID)")
+        return [adopt(fd) for fd in fds]
+    if parsed[0] == "fd":
+        return [adopt(int(parsed[1]))]  # type: ignore[misc,arg-type]
+    if parsed[0] == "unix":
+        return [_open_unix(str(parsed[1]), options)]  # type: ignore[misc]
+    return [_open_tcp(parsed[1], options)]  # type: ignore[misc,arg-type]
+
+
+def adopt(fd: int) -> Listener:
+    """The listener at a descriptor that somebody else opened; its path stays theirs.
+
+    Raises:
+        ConfigurationError: fd is no listening socket.
+    """
+    if not is_listening(fd):
+        raise ConfigurationError(f"file descriptor {fd} is not a listening socket")
+    # A duplicate: the descriptor itself stays open, as fd 0 must.
+    sock = socket.socket(fileno=os.dup(fd))
+    os.set_inheritable(sock.fileno(), False)
+    return _prepared(Listener(sock))
+
+
+def _prepared(listener: Listener) -> Listener:
+    # Another process may share the socket and be first: accept must never block.
+    listener.sock.setblocking(False)
+    return listener
+
+
+def _open_tcp(address: tuple[str, int], options: SocketOptions) -> Listener:
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, family if host else socket.AF_INET, socket.SOCK_STREAM, 0,
+            socket.AI_PASSIVE,
+        )
+        sock = socket.socket(*found[0][:3])
+    except OSError as error:
+        raise _explained(error, f"{host}:{port}") from error
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(found[0][4])
+        sock.listen(options.backlog)
+    except OSError as error:
+        sock.close()
+        raise _explained(error, f"{host}:{port}") from error
+    return _prepared(Listener(sock))
+
+
+def _open_unix(path: str, options: SocketOptions) -> Listener:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigurationError("this system has no unix sockets; use host:port")
+    abstract = path.startswith("\0")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    inode = None
+    try:
+        if not abstract:
+            _remove_stale(path)
+        _bind_unix(sock, path, options.umask)
+        if not abstract:
+            status = os.lstat(path)
+            inode = (status.st_dev, status.st_ino)
+            # Before listen(): nobody gets in with the permissions of a moment.
+            _set_access(path, options)
+        sock.listen(options.backlog)
+    except OSError as error:
+        Listener(sock, path, inode).close()
+        raise _explained(error, path.replace("\0", "@", 1)) from error
+    except ConfigurationError:
+        Listener(sock, path, inode).close()
+        raise
+    return _prepared(Listener(sock, None if abstract else path, inode))
+
+
+def _bind_unix(sock: socket.socket, path: str, umask: int | None) -> None:
+    if umask is None:
+        sock.bind(path)
+        return
+    previous = os.umask(umask)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(previous)
+
+
+def _remove_stale(path: str) -> None:
+    """Take away the socket of a server that is no more; refuse a live one or another file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            pass  # a full backlog: somebody listens there
+    raise OSError(errno.EADDRINUSE, "another server is listening there")
+
+
+def _set_access(path: str, options: SocketOptions) -> None:
+    if options.owner is not None or options.group is not None:
+        os.chown(path, user_id(options.owner), group_id(options.group))
+    if options.mode is not None:
+        os.chmod(path, options.mode)
+
+
+def user_id(owner: str | int | None) -> int:
+    """The number of a user by name or number; -1 for None.
+
+    Raises:
+        ConfigurationError: There is no such user.
+    """
+    if owner is None:
+        return -1
+    if isinstance(owner, int) or owner.isdigit():
+        return int(owner)
+    import pwd  # posix only
+
+    try:
+        return pwd.getpwnam(owner).pw_uid
+    except KeyError:
+        raise ConfigurationError(f"no such user: {owner!r}") from None
+
+
+def group_id(group: str | int | None) -> int:
+    """The number of a group by name or number; -1 for None.
+
+    Raises:
+        ConfigurationError: There is no such group.
+    """
+    if group is None:
+        return -1
+    if isinstance(group, int) or group.isdigit():
+        return int(group)
+    import grp  # posix only
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"no such group: {group!r}") from None
+
+
+def _explained(error: OSError, address: str) -> OSError:
+    """The same error with one line that names the address."""
+    reason = error.strerror or str(error)
+    explained = type(error)(error.errno, f"cannot listen on {address}: {reason}")
+    return explained
+
+
+def allowed_peers(text: str | None) -> frozenset[str] | None:
+    """FCGI_WEB_SERVER_ADDRS (spec 3.2) as normalised addresses; None when anybody may connect.
+
+    Raises:
+        ConfigurationError: One of them is no IP address.
+    """
+    if text is None or not text.strip():
+        return None
+    try:
+        return frozenset(_normalised(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigurationError(f"FCGI_WEB_SERVER_ADDRS: {error}") from None
+
+
+def is_allowed(peer: Any, allowed: frozenset[str] | None) -> bool:
+    """Whether a peer, as accept() names it, may connect; unix peers always may."""
+    if allowed is None or not isinstance(peer, tuple):
+        return True
+    return _normalised(peer[0]) in allowed
+
+
+def _normalised(text: str) -> str:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def reserve_standard_fds() -> None:
+    """Keep descriptors 0 to 2 from being given to a connection.
+
+    A process started by a web server may have only descriptor 0 (spec 2.2); a print() would then
+    write into whatever connection happened to become descriptor 1.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # open() returns the lowest free descriptor, which is fd.
+            os.open(os.devnull, os.O_RDWR)
+
+
+def default_addresses() -> list[int] | None:
+    """The listening sockets this process was started with: systemd's, else descriptor 0.
+
+    Returns:
+        Descriptors, or None when there is none and the process was started as plain CGI.
+    """
+    fds = inherited_fds(os.environ)
+    if fds:
+        return fds
+    return [LISTENSOCK_FILENO] if is_listening(LISTENSOCK_FILENO) else None
