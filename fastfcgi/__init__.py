@@ -1,8 +1,8 @@
 """fastfcgi: the FastCGI server for Python.
 
-    from fastfcgi import WSGIServer
+from fastfcgi import WSGIServer
 
-    WSGIServer(application, bind="unix:/run/app.sock").run()
+WSGIServer(application, bind="unix:/run/app.sock").run()
 """
 
 from fastfcgi.exceptions import (

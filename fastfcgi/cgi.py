@@ -24,8 +24,7 @@ def environment() -> dict[str, Any]:
     """The process's environment as environ entries, latin-1 str (PEP 3333)."""
     if hasattr(os, "environb"):
         return {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in os.environb.items()
+            name.decode("latin-1"): value.decode("latin-1") for name, value in os.environb.items()
         }
     return {
         name: value.encode("utf-8", "surrogateescape").decode("latin-1")

@@ -239,9 +239,7 @@ class Connection:
             status = CANT_MPX_CONN if self._max_requests == 1 else OVERLOADED
             self._refuse(request_id, keep_conn, status)
         else:
-            decoder = ParamsDecoder(
-                self._max_params_bytes, self._max_params_pairs, self._reserved
-            )
+            decoder = ParamsDecoder(self._max_params_bytes, self._max_params_pairs, self._reserved)
             self._requests[request_id] = _Request(role, keep_conn, decoder)
 
     def _refuse(self, request_id: int, keep_conn: bool, protocol_status: int) -> None:
@@ -389,8 +387,7 @@ class Connection:
             request.sending = SENDING[request.sending, what]
         except KeyError:
             raise LocalProtocolError(
-                f"{what.value} for request_id {request_id} whose answer is"
-                f" {request.sending.value}"
+                f"{what.value} for request_id {request_id} whose answer is {request.sending.value}"
             ) from None
         return request
 

@@ -151,8 +151,11 @@ class WSGIServer:
     @staticmethod
     def _take_flup_options(options: dict[str, Any], threads: int | None) -> int:
         """Take what flup passed to its thread pool out of options; returns how many threads."""
-        flup = {name: options.pop(name) for name in ("minSpare", "maxSpare", "maxThreads")
-                if name in options}
+        flup = {
+            name: options.pop(name)
+            for name in ("minSpare", "maxSpare", "maxThreads")
+            if name in options
+        }
         for name in _IGNORED:
             options.pop(name, None)
         unknown = sorted(set(options) - LIMIT_NAMES)
@@ -469,5 +472,3 @@ def _fitting_connections(wanted: int) -> int:
     if soft == resource.RLIM_INFINITY:
         return wanted
     return max(1, min(wanted, soft - _SPARE_DESCRIPTORS))
-
-

@@ -14,9 +14,7 @@ from fastfcgi.constants import LISTENSOCK_FILENO
 from fastfcgi.exceptions import ConfigurationError
 
 # ("unix", path) | ("tcp", (host, port)) | ("fd", number) | ("systemd",)
-Address: TypeAlias = (
-    tuple[str, str] | tuple[str, tuple[str, int]] | tuple[str, int] | tuple[str]
-)
+Address: TypeAlias = tuple[str, str] | tuple[str, tuple[str, int]] | tuple[str, int] | tuple[str]
 
 SYSTEMD_FIRST_FD: Final = 3
 DEFAULT_BACKLOG: Final = 1024  # cut by the kernel to its somaxconn
@@ -213,7 +211,11 @@ def _open_tcp(address: tuple[str, int], options: SocketOptions) -> Listener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         found = socket.getaddrinfo(
-            host or None, port, family if host else socket.AF_INET, socket.SOCK_STREAM, 0,
+            host or None,
+            port,
+            family if host else socket.AF_INET,
+            socket.SOCK_STREAM,
+            0,
             socket.AI_PASSIVE,
         )
         sock = socket.socket(*found[0][:3])
