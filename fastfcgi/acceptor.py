@@ -1,5 +1,6 @@
 """Accepts connections from a listening socket, as many as there is room for."""
 
+import contextlib
 import errno
 import logging
 import socket
@@ -48,7 +49,7 @@ class Acceptor:
         """Not asked for."""
 
     def on_failure(self) -> None:
-        """A connection that fails in its first moments is its own affair."""
+        """Nothing is lost but the attempt."""
 
     def resume(self) -> None:
         """Accept again."""
@@ -77,8 +78,11 @@ class Acceptor:
             sock.close()
             return
         if isinstance(peer, tuple):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # gone already: its read will tell
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         channel = Channel(sock, peer, self._server)
         self._server.channels.add(channel)
+        engine = self._server.engine
+        engine.watch(channel, READ)
         # The request is there already as a rule: read it now, not after another wait.
-        channel.on_ready(READ)
+        engine.dispatch(channel, READ)

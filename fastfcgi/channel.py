@@ -66,6 +66,7 @@ class Channel:
         self._sock = sock
         self.peer = peer
         self.server = server
+        self._engine = server.engine
         self.limits = server.limits
         self.connection = server.new_connection()
         self.lock = threading.Condition(threading.Lock())
@@ -138,7 +139,7 @@ class Channel:
             mask = WRITE if self._blocked else 0
             if not self._eof and (self._lingering or not self._is_full()):
                 mask |= READ
-            self.server.engine.watch(self, mask)
+            self._engine.watch(self, mask)
 
     @property
     def _finished(self) -> bool:
@@ -151,7 +152,7 @@ class Channel:
     def _close(self) -> None:
         """Free the descriptor; the loop's thread only, because it may come back as another."""
         self._closed = True
-        self.server.engine.forget(self)
+        self._engine.forget(self)
         self._sock.close()
         self.server.channel_closed(self)
 
@@ -329,7 +330,7 @@ class Channel:
             paused = self.connection.paused
             self.connection.acknowledge(request_id, size)
             if paused and not self.connection.paused:
-                self.server.engine.call_soon(self.update)
+                self._engine.call_soon(self.update)
 
     def request_ended(self, request: Request) -> None:
         """The application's thread is through with a request."""
@@ -343,7 +344,7 @@ class Channel:
         was_blocked = self._blocked
         self._flush()
         if self._lost or self._finished or (self._blocked and not was_blocked):
-            self.server.engine.call_soon(self.update)
+            self._engine.call_soon(self.update)
 
     def _flush(self) -> None:
         for buffer in self.connection.data_to_send():

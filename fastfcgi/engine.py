@@ -5,6 +5,7 @@ ready; jobs (callables) are run by a bounded pool. Nothing here knows FastCGI.
 """
 
 import logging
+import queue
 import selectors
 import socket
 import threading
@@ -50,83 +51,66 @@ class Pool:
     def __init__(self, threads: int, queue_size: int) -> None:
         self.threads = threads
         self.queue_size = queue_size
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._started = 0
-        self._idle = 0
-        self._closed = False
+        self._unfinished = 0  # jobs that were submitted and have not ended
 
     @property
     def busy(self) -> int:
-        """Threads that are running a job."""
-        return self._started - self._idle
+        """Threads that are running a job, or are about to."""
+        return min(self._unfinished, self._started)
 
     @property
     def idle(self) -> int:
         """Threads that wait for a job."""
-        return self._idle
+        return self._started - self.busy
 
     @property
     def pending(self) -> int:
         """Jobs that wait for a thread."""
-        return len(self._jobs)
+        return self._unfinished - self.busy
 
     def submit(self, job: Callable[[], None]) -> bool:
         """Have a job run by some thread; False when every thread is busy and the queue full."""
-        with self._changed:
-            if len(self._jobs) < self._idle:
-                self._jobs.append(job)
-                self._changed.notify()
-            elif self._started < self.threads and self._start_thread():
-                self._jobs.append(job)
-            elif self._started and len(self._jobs) - self._idle < self.queue_size:
-                self._jobs.append(job)
-            else:
+        with self._lock:
+            if self._unfinished >= self._started and self._started < self.threads:
+                self._start_thread()
+            if self._started == 0:
                 return False
+            # Up to one job for each thread needs no room in the queue.
+            if self._unfinished >= self._started + self.queue_size:
+                return False
+            self._unfinished += 1
+        self._jobs.put(job)
         return True
 
     def close(self) -> None:
-        """Let idle threads end, and busy ones after their job."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Let idle threads end, and busy ones after the jobs that are queued."""
+        for _ in range(self._started):
+            self._jobs.put(None)
 
-    def _start_thread(self) -> bool:
-        """One more thread, if the system lets us; with a lock held."""
-        thread = threading.Thread(
-            target=self._work, name=f"fastfcgi-{self._started + 1}", daemon=True
-        )
+    def _start_thread(self) -> None:
+        """One more thread, if the system lets us."""
+        name = f"fastfcgi-{self._started + 1}"
         try:
-            thread.start()
+            threading.Thread(target=self._work, name=name, daemon=True).start()
         except RuntimeError as error:
             # Shared hosting limits threads: go on with those that there are.
             logger.warning("cannot start another thread: %s", error)
             self.threads = max(self._started, 1)
-            return False
-        self._started += 1
-        # Counted as idle from the start, so that the job it was started for is not another's.
-        self._idle += 1
-        return True
+        else:
+            self._started += 1
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._jobs and not self._closed:
-                    self._changed.wait()
-                if not self._jobs:
-                    self._started -= 1
-                    self._idle -= 1
-                    self._changed.notify_all()
-                    return
-                job = self._jobs.popleft()
-                self._idle -= 1
+        while (job := self._jobs.get()) is not None:
             try:
                 job()
             except BaseException:
                 logger.exception("a job of the thread pool failed")
-            del job
-            with self._changed:
-                self._idle += 1
+            del job  # not kept alive by a thread that waits
+            with self._lock:
+                self._unfinished -= 1
 
 
 class Engine:
@@ -181,6 +165,20 @@ class Engine:
         except (KeyError, ValueError):
             pass
 
+    def dispatch(self, handler: Handler, mask: int | None) -> None:
+        """Tell a handler what is ready, or None for a tick. A handler's bug ends that handler,
+        not the server."""
+        try:
+            if handler not in self._handlers:
+                return  # forgotten since it was found ready
+            if mask is None:
+                handler.on_tick(time.monotonic())
+            else:
+                handler.on_ready(mask)
+        except Exception:
+            logger.exception("internal error, the connection is closed")
+            handler.on_failure()
+
     def run(self) -> None:
         """Serve until finish() is called."""
         last_tick = time.monotonic()
@@ -192,7 +190,7 @@ class Engine:
                 if key.fileobj is self._wake_out:
                     self._drain_wakeups()
                 else:
-                    self._guarded(key.fileobj, mask)  # type: ignore[arg-type]
+                    self.dispatch(key.fileobj, mask)  # type: ignore[arg-type]
             while self._soon:
                 self._soon.popleft()()
             now = time.monotonic()
@@ -201,7 +199,7 @@ class Engine:
                 for ticker in list(self.tickers):
                     ticker(now)
                 for handler in list(self._ticking):
-                    self._guarded(handler, None)
+                    self.dispatch(handler, None)
 
     def close(self) -> None:
         """Give back what the engine holds; running jobs go on."""
@@ -209,17 +207,6 @@ class Engine:
         self._selector.close()
         self._wake_out.close()
         self.wake_in.close()
-
-    def _guarded(self, handler: Handler, mask: int | None) -> None:
-        """One handler's bug ends that handler, not the server."""
-        try:
-            if mask is None:
-                handler.on_tick(time.monotonic())
-            elif handler in self._handlers:
-                handler.on_ready(mask)
-        except Exception:
-            logger.exception("internal error, the connection is closed")
-            handler.on_failure()
 
     def _drain_wakeups(self) -> None:
         try:

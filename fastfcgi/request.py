@@ -217,22 +217,23 @@ class Request:
             self._channel.connection.send_stderr(self.request_id, data)
 
     def _take_in(self, discard: bool) -> None:
-        """Wait until all of the body has arrived; with the lock held.
+        """Wait until all of STDIN has arrived; with the lock held. A filter may answer before
+        it has its DATA (spec 6.4).
 
         Args:
             discard: Nobody will read it any more.
         """
+        body = self._stdin
+        if body.ended or self.role == AUTHORIZER:
+            return
         channel = self._channel
-        for body in self._bodies.values():
-            if body.ended or self.role == AUTHORIZER:
-                continue
-            if discard:
-                channel.acknowledge(self.request_id, body.discard())
-            self.spool()
-            while not body.complete:
-                channel.lock.wait()
-            if self.keep_conn and not body.ended:
-                channel.lock.wait_for(lambda body=body: body.ended, _END_GRACE)  # type: ignore[misc]
+        if discard:
+            channel.acknowledge(self.request_id, body.discard())
+        self.spool()
+        while not body.complete:
+            channel.lock.wait()
+        if self.keep_conn:
+            channel.lock.wait_for(lambda: body.ended, _END_GRACE)
 
     # ---- flup's names ---------------------------------------------------------------------
 
