@@ -116,9 +116,10 @@ cdef inline void write_header(
     p[7] = 0
 
 
-cdef inline bint is_stream(int type) noexcept nogil:
-    """PARAMS, STDIN, STDOUT, STDERR and DATA are streams (spec 8)."""
-    return TYPE_PARAMS <= type <= TYPE_DATA
+cdef inline bint is_stream(int type, int request_id) noexcept nogil:
+    """PARAMS, STDIN, STDOUT, STDERR and DATA are streams (spec 8), but there is none on
+    request_id 0: management records are discrete (spec 3.3)."""
+    return TYPE_PARAMS <= type <= TYPE_DATA and request_id != 0
 
 
 cdef inline uint32_t hash_name(const uint8_t* p, Py_ssize_t length) noexcept nogil:
@@ -238,10 +239,12 @@ cdef class Block:
     def __getbuffer__(self, Py_buffer* view, int flags):
         # Fill first, count then: a refused export must not count.
         PyBuffer_FillInfo(view, self, self.memory, self.size, 0, flags)
-        self.views += 1
+        with cython.critical_section(self):
+            self.views += 1
 
     def __releasebuffer__(self, Py_buffer* view):
-        self.views -= 1
+        with cython.critical_section(self):
+            self.views -= 1
 
 
 @cython.final
@@ -356,7 +359,7 @@ cdef class RecordReader:
                 continue
             part = min(self.content_left, size - pos)
             self.content_left -= part
-            if is_stream(self.type):
+            if is_stream(self.type, self.request_id):
                 if whole is None:
                     whole = memoryview(data).cast("B")
                 records.append((self.type, self.request_id, whole[pos:pos + part]))
@@ -422,6 +425,7 @@ cdef class ParamsDecoder:
     cdef uint8_t* tail          # the beginning of a pair that was cut
     cdef Py_ssize_t tail_length
     cdef Py_ssize_t tail_size
+    cdef bint failed
 
     def __init__(
         self, Py_ssize_t max_bytes=1048576, Py_ssize_t max_pairs=1024, bytes reserved not None=b""
@@ -448,7 +452,11 @@ cdef class ParamsDecoder:
                 cannot fit any more.
         """
         cdef Py_buffer view
+        if self.failed:
+            raise RemoteProtocolError("PARAMS were broken before")
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        # Until this feed has gone well: what an exception leaves behind cannot be gone on with.
+        self.failed = True
         try:
             if view.len > self.max_bytes - self.total:
                 raise LimitExceeded(
@@ -460,6 +468,7 @@ cdef class ParamsDecoder:
             else:
                 self.keep(<const uint8_t*>view.buf, view.len)
                 self.read_tail()
+            self.failed = False
         finally:
             PyBuffer_Release(&view)
 
@@ -470,6 +479,8 @@ cdef class ParamsDecoder:
         Raises:
             RemoteProtocolError: The stream ended inside a pair.
         """
+        if self.failed:
+            raise RemoteProtocolError("PARAMS were broken before")
         if self.tail_length:
             raise RemoteProtocolError("PARAMS ended inside a name-value pair (spec 3.4)")
         if self.repeated:
@@ -514,17 +525,18 @@ cdef class ParamsDecoder:
         return pos
 
     cdef int add(self, Pair* pair) except -1:
-        cdef void* known = NAMES.find(pair.name, pair.name_length)
+        cdef void* known
         cdef object name, value
         cdef Py_ssize_t before
+        if self.is_reserved(pair.name, pair.name_length):
+            return 0
+        known = NAMES.find(pair.name, pair.name_length)
         if known != NULL:
             name = <object>known
         else:
-            if self.is_reserved(pair.name, pair.name_length):
-                return 0
             name = PyUnicode_DecodeLatin1(<const char*>pair.name, pair.name_length, NULL)
         value = PyUnicode_DecodeLatin1(<const char*>pair.value, pair.value_length, NULL)
-        if pair.name_length > 5 and memcmp(pair.name, b"HTTP_", 5) == 0:
+        if pair.name_length >= 5 and memcmp(pair.name, b"HTTP_", 5) == 0:
             before = PyDict_Size(self.environ)
             PyDict_SetDefault(self.environ, name, value)
             if PyDict_Size(self.environ) != before:
@@ -613,7 +625,7 @@ def encode_header(int type, int request_id, int content_length, int padding_leng
     """The 8 bytes of a record header (spec 3.3).
 
     Raises:
-        ValueError: A number does not fit its field.
+        ValueError, OverflowError: A number does not fit its field.
     """
     check_header(type, request_id, content_length, padding_length)
     cdef bytes out = new_bytes(HEADER_LEN)
@@ -627,7 +639,8 @@ def encode_record(int type, int request_id, content=b""):
     """One whole record, padded to a multiple of 8 bytes (spec 3.3).
 
     Raises:
-        ValueError: content has more than 65535 bytes, or a number does not fit its field.
+        ValueError, OverflowError: content has more than 65535 bytes, or a number does not fit
+            its field.
     """
     cdef Py_buffer view
     cdef uint8_t* p

@@ -344,7 +344,10 @@ class Connection:
 
         Raises:
             LocalProtocolError: request_id is not active.
+            ValueError, OverflowError: app_status has more than four bytes, protocol_status more
+                than one; nothing was sent.
         """
+        end = encode_end_request(request_id, app_status, protocol_status)
         request = self._requests.get(request_id)
         if request is not None:
             if request.sending is Sending.OPEN and protocol_status == REQUEST_COMPLETE:
@@ -352,7 +355,7 @@ class Connection:
             if request.stderr_used:
                 self._out.append(encode_record(STDERR, request_id))
         self._advance(request_id, Send.END_REQUEST)
-        self._out.append(encode_end_request(request_id, app_status, protocol_status))
+        self._out.append(end)
         self._forget(request_id)
 
     def abandon(self, request_id: int) -> None:
