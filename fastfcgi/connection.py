@@ -347,13 +347,12 @@ class Connection:
             ValueError, OverflowError: app_status has more than four bytes, protocol_status more
                 than one; nothing was sent.
         """
+        request = self._active(request_id)
         end = encode_end_request(request_id, app_status, protocol_status)
-        request = self._requests.get(request_id)
-        if request is not None:
-            if request.sending is Sending.OPEN and protocol_status == REQUEST_COMPLETE:
-                self.close_stdout(request_id)
-            if request.stderr_used:
-                self._out.append(encode_record(STDERR, request_id))
+        if request.sending is Sending.OPEN and protocol_status == REQUEST_COMPLETE:
+            self.close_stdout(request_id)
+        if request.stderr_used:
+            self._out.append(encode_record(STDERR, request_id))
         self._advance(request_id, Send.END_REQUEST)
         self._out.append(end)
         self._forget(request_id)
@@ -382,10 +381,14 @@ class Connection:
         buffers, self._out = self._out, []
         return buffers
 
-    def _advance(self, request_id: int, what: Send) -> _Request:
+    def _active(self, request_id: int) -> _Request:
         request = self._requests.get(request_id)
         if request is None:
             raise LocalProtocolError(f"request_id {request_id} is not active")
+        return request
+
+    def _advance(self, request_id: int, what: Send) -> _Request:
+        request = self._active(request_id)
         try:
             request.sending = SENDING[request.sending, what]
         except KeyError:
