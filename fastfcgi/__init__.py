@@ -34,7 +34,10 @@ __all__ = [
 def __getattr__(name: str) -> str:
     # Asked for seldom, and reading the metadata costs more than all the imports above.
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("fastfcgi")
+        try:
+            return version("fastfcgi")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

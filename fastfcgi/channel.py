@@ -29,6 +29,10 @@ logger: Final = logging.getLogger("fastfcgi")
 # Buffers in one sendmsg call; POSIX promises 16, Linux takes 1024.
 _MAX_BUFFERS: Final = 64
 
+# Writes in a row, each as much as the socket takes: a fast reader of a large response must not
+# keep the lock, or the loop, from the others.
+_MAX_WRITES: Final = 16
+
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
@@ -74,6 +78,7 @@ class Channel:
         self.served = 0
         self._out: deque[Buffer] = deque()
         self._requests: dict[int, Request] = {}
+        self._mask = READ  # what the loop watches for
         self._blocked = False  # the socket takes no more for now
         self._eof = False
         self._lost = False
@@ -136,10 +141,18 @@ class Channel:
             if self._lost or self._finished:
                 self._close()
                 return
-            mask = WRITE if self._blocked else 0
-            if not self._eof and (self._lingering or not self._is_full()):
-                mask |= READ
-            self._engine.watch(self, mask)
+            mask = self._wanted()
+            if mask & READ and not self._mask & READ:
+                self._received_at = time.monotonic()  # while we did not read, it was not late
+            self._mask = mask
+            self._engine.watch(self, self._mask)
+
+    def _wanted(self) -> int:
+        """What the loop should watch for."""
+        mask = WRITE if self._blocked else 0
+        if not self._eof and (self._lingering or not self._is_full()):
+            mask |= READ
+        return mask
 
     @property
     def _finished(self) -> bool:
@@ -188,17 +201,21 @@ class Channel:
         except RemoteProtocolError as error:
             self._refuse_peer(error, bytes(memoryview(block)[: min(size, 16)]))
             return
-        if not self.connection.awaiting_params:
-            self._params_since = None
-        elif self._params_since is None:
-            self._params_since = now
-        if self.connection.paused and len(self._requests) > 1:
+        self._time_params(now)
+        if self.connection.paused and self.connection.active > 1:
             # One body that nobody reads must not stop the other requests of the connection.
             for request in self._requests.values():
                 request.spool()
         self._start_requests()
         self._flush()
         self.lock.notify_all()
+
+    def _time_params(self, now: float) -> None:
+        """Their time begins with the first byte of a request, however slowly others follow."""
+        if not self.connection.awaiting_params:
+            self._params_since = None
+        elif self._params_since is None:
+            self._params_since = now
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
@@ -279,13 +296,13 @@ class Channel:
     def _abort_requests(self) -> None:
         for request in list(self._requests.values()):
             self._abort(request)
+        self.lock.notify_all()
 
     def _lose(self) -> None:
         """The connection is of no use any more; with the lock held. The loop closes it."""
         self._lost = True
         self._drop_output()
         self._abort_requests()
-        self.lock.notify_all()
 
     def _drop_output(self) -> None:
         self._out.clear()
@@ -315,8 +332,8 @@ class Channel:
         return reason if now - since > allowed else None
 
     def _awaits_body(self) -> bool:
-        if self.connection.paused:
-            return False
+        if not self._mask & READ:
+            return False  # it may well be here
         return any(not request.input_complete for request in self._requests.values())
 
     def _peer_name(self) -> str:
@@ -327,23 +344,25 @@ class Channel:
     def acknowledge(self, request_id: int, size: int) -> None:
         """Bytes of a body are read; receive on if that was what it waited for."""
         if size:
-            paused = self.connection.paused
             self.connection.acknowledge(request_id, size)
-            if paused and not self.connection.paused:
-                self._engine.call_soon(self.update)
+            self._tell_loop()
 
     def request_ended(self, request: Request) -> None:
         """The application's thread is through with a request."""
         self._requests.pop(request.request_id, None)
         self.served += 1
         self.idle_since = time.monotonic()
+        self._time_params(self.idle_since)
         self.flush()
 
     def flush(self) -> None:
         """Send what is there to be sent; the loop goes on with what the socket does not take."""
-        was_blocked = self._blocked
         self._flush()
-        if self._lost or self._finished or (self._blocked and not was_blocked):
+        self._tell_loop()
+
+    def _tell_loop(self) -> None:
+        """Have the loop act on what has changed for it, if anything has."""
+        if self._lost or self._finished or self._wanted() != self._mask:
             self._engine.call_soon(self.update)
 
     def _flush(self) -> None:
@@ -351,7 +370,12 @@ class Channel:
             if not (self._lost or self._lingering):
                 self._out.append(buffer)
                 self.unsent += memoryview(buffer).nbytes
+        writes = 0
         while self._out and not self._blocked:
+            if writes == _MAX_WRITES:
+                self._blocked = True  # the loop goes on when the others had their turn
+                return
+            writes += 1
             try:
                 sent = _send(self._sock, self._out)
             except (BlockingIOError, InterruptedError):

@@ -276,6 +276,9 @@ class Connection:
         if type_ == PARAMS:
             self._receive_params(request_id, request, content, events)
         elif ended:
+            if request.receiving is Receiving.DONE:
+                # Nothing more of it will come, so there is nothing to pause for.
+                self._over_unread.discard(request_id)
             events.append(InputEnded(request_id, type_))
         else:
             size = len(content)
