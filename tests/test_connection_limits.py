@@ -176,8 +176,14 @@ def test_max_unread_stdin_of_one_request(stream):
 def test_stdin_and_data_of_a_filter_count_together():
     connection = started(role=FILTER, max_unread_stdin=1000)
     connection.receive_data(wire.stdin(1, bytes(600)))
-    connection.receive_data(wire.data_stream(1, bytes(400)))
+    connection.receive_data(wire.stream(DATA, 1, bytes(400), end=False))
     assert connection.paused
+
+
+def test_a_body_that_is_whole_pauses_nothing():
+    connection = started(max_unread_stdin=1000)
+    connection.receive_data(wire.stdin(1, bytes(2000)))
+    assert not connection.paused
 
 
 def test_max_unread_total_of_all_requests():
