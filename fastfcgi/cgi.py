@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from fastfcgi.constants import RESPONDER
 from fastfcgi.environ import content_length_of
+from fastfcgi.exceptions import RequestAborted
 
 # The environment variables of which at least one says that this was started as CGI.
 _SIGNS = ("GATEWAY_INTERFACE", "REQUEST_METHOD")
@@ -36,13 +37,13 @@ class CGIRequest:
     """The request that the process was started for (the gateway's Request)."""
 
     role = RESPONDER
-    aborted = False
 
     def __init__(self, stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO | None) -> None:
         self.params = environment()
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
+        self.aborted = False
         self.abandoned = False
 
     def input_stream(self) -> BinaryIO:
@@ -55,10 +56,18 @@ class CGIRequest:
         return io.BytesIO()
 
     def write(self, *blocks: bytes, last: bool = False) -> None:
-        """Send part of the response."""
-        for block in blocks:
-            self.stdout.write(block)
-        self.stdout.flush()
+        """Send part of the response.
+
+        Raises:
+            RequestAborted: The web server reads no more of it.
+        """
+        try:
+            for block in blocks:
+                self.stdout.write(block)
+            self.stdout.flush()
+        except BrokenPipeError:
+            self.aborted = True
+            raise RequestAborted("the web server went away") from None
 
     def write_error(self, data: bytes) -> None:
         """Send to stderr, where web servers take their log from."""

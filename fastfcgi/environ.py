@@ -58,7 +58,7 @@ def complete_environ(environ: dict[str, Any], override: Mapping[str, Any] | None
     if content_length_of(environ) is None:
         environ.pop("CONTENT_LENGTH", None)
     for name, value in _DEFAULTS.items():
-        if name not in environ:
+        if not environ.get(name):
             logger.debug("the web server sent no %s; %r is assumed", name, value)
             environ[name] = value
     _complete_path(environ)

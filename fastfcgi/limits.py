@@ -14,6 +14,9 @@ from fastfcgi.exceptions import ConfigurationError
 
 MIB = 1024 * 1024
 
+# No queue, no patience: these two can be done without.
+_MAY_BE_ZERO = ("queue_size", "graceful_timeout")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -64,10 +67,13 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise ConfigurationError(f"{field.name} is a number, not {value!r}")
-            least = 0 if field.name in ("queue_size", "graceful_timeout") else 1e-3
-            if value < least:
+            # Times may be fractions; what is counted may not.
+            whole = not field.name.endswith("_timeout")
+            if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool):
+                kind = "whole number" if whole else "number"
+                raise ConfigurationError(f"{field.name} is a {kind}, not {value!r}")
+            least = 0 if field.name in _MAY_BE_ZERO else 1e-3
+            if not value >= least:  # so that NaN is refused, too
                 raise ConfigurationError(f"{field.name}={value!r} is too small")
 
 

@@ -18,6 +18,7 @@ from fastfcgi._codec import ReceiveBuffer
 from fastfcgi.acceptor import Acceptor
 from fastfcgi.channel import Channel
 from fastfcgi.connection import Connection
+from fastfcgi.drop_in import FlupNames, take_pool_options
 from fastfcgi.engine import STOPPING_TICK, Engine, Pool
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.limits import LIMIT_NAMES, Limits
@@ -28,7 +29,6 @@ from fastfcgi.sockets import (
     SocketOptions,
     allowed_peers,
     default_addresses,
-    is_allowed,
     open_listeners,
     reserve_standard_fds,
 )
@@ -49,11 +49,8 @@ _NO_SOCKET: Final = (
     " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000'"
 )
 
-# Keyword arguments of flup that have no meaning here: they are taken and left alone.
-_IGNORED: Final = frozenset(("jobClass", "jobArgs"))
 
-
-class WSGIServer:
+class WSGIServer(FlupNames):
     """Serves a WSGI application over FastCGI 1.0.
 
     Args:
@@ -83,12 +80,6 @@ class WSGIServer:
         ConfigurationError: A value that cannot be served.
     """
 
-    # flup's class attributes, read by subclasses.
-    request_class = Request
-    cgirequest_class = cgi.CGIRequest
-    maxwrite = 8192
-    inputStreamShrinkThreshold = 102400 - 8192
-
     def __init__(
         self,
         application: WSGIApplication,
@@ -110,6 +101,7 @@ class WSGIServer:
         backlog: int = DEFAULT_BACKLOG,
         **options: Any,
     ) -> None:
+        super().__init__()
         if bind is not None and bindAddress is not None:
             raise ConfigurationError("bind and bindAddress name the same thing; use one")
         if not callable(application):
@@ -127,18 +119,17 @@ class WSGIServer:
         self._socket_options = SocketOptions(
             backlog, umask, socket_mode, socket_owner, socket_group
         )
-        threads = self._take_flup_options(options, threads)
+        pool = take_pool_options(options)
+        unknown = sorted(set(options) - LIMIT_NAMES)
+        if unknown:
+            raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
         self.limits = Limits(**options)
-        self._threads = threads if multithreaded else 1
+        self._threads = _thread_count(threads, pool, multithreaded)
         self._threadPool = Pool(self._threads, self.limits.queue_size)
         self._max_connections = _fitting_connections(self.limits.max_connections)
         self.capability = self._capability()
         self._appLock = threading.Lock()
         self._web_server_addrs: str | None = None
-        self._allowed: frozenset[str] | None = None
-        self._oldSIGs: list[tuple[int, Any]] = []
-        self._hupReceived = False
-        self._going = True
         self._ready = threading.Event()
         self._stopping_until: float | None = None
         self._acceptors: list[Acceptor] = []
@@ -146,31 +137,6 @@ class WSGIServer:
         self.channels: set[Channel] = set()
         self.receive_buffer = ReceiveBuffer()
         self._engine: Engine | None = None
-        self._gateway: Gateway | None = None
-
-    @staticmethod
-    def _take_flup_options(options: dict[str, Any], threads: int | None) -> int:
-        """Take what flup passed to its thread pool out of options; returns how many threads."""
-        flup = {
-            name: options.pop(name)
-            for name in ("minSpare", "maxSpare", "maxThreads")
-            if name in options
-        }
-        for name in _IGNORED:
-            options.pop(name, None)
-        unknown = sorted(set(options) - LIMIT_NAMES)
-        if unknown:
-            raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
-        for name, value in flup.items():
-            if not isinstance(value, int) or value < 0:
-                raise ConfigurationError(f"{name} is a number, not {value!r}")
-        if threads is None and flup.get("maxThreads", sys.maxsize) != sys.maxsize:
-            threads = flup["maxThreads"]
-        if threads is None:
-            threads = DEFAULT_THREADS
-        if not isinstance(threads, int) or threads < 1:
-            raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
-        return threads
 
     def _capability(self) -> dict[str, str]:
         """What GET_VALUES is answered with (spec 4.1)."""
@@ -380,46 +346,6 @@ class WSGIServer:
             for acceptor in self._acceptors:
                 acceptor.resume()
 
-    # ---- what flup's users override, call and set -----------------------------------------
-
-    def handler(self, req: Any) -> tuple[int, int]:
-        """Run one request; returns (protocol_status, app_status). May be overridden."""
-        assert self._gateway is not None
-        self._gateway.handle(req)
-        return constants.REQUEST_COMPLETE, 0
-
-    def error(self, req: Any) -> None:
-        """Send a page in the place of a response that failed before it began; the exception is
-        in sys.exc_info(). May and should be overridden: write to req.stdout."""
-        assert self._gateway is not None
-        self._gateway.send_error_page(req)
-
-    @property
-    def _keepGoing(self) -> bool:
-        return self._going
-
-    @_keepGoing.setter
-    def _keepGoing(self, value: bool) -> None:
-        if value:
-            self._going = True
-        elif self._going:
-            self.stop()
-
-    def _exit(self, reload: bool = False) -> None:
-        """Stop, from a request or a signal handler; with reload, run() returns True."""
-        self._hupReceived = self._hupReceived or reload
-        self._keepGoing = False
-
-    def shutdown(self) -> None:
-        """Called at the end of run()."""
-
-    def _mainloopPeriodic(self) -> None:
-        """Called about once a second by run()'s thread."""
-
-    def _isClientAllowed(self, addr: Any) -> bool:
-        """Whether a peer may connect (FCGI_WEB_SERVER_ADDRS, spec 3.2)."""
-        return is_allowed(addr, self._allowed)
-
     def _setupSocket(self) -> Any:
         """Open what is to be listened on: a list of listeners, None for plain CGI."""
         given = self._bind if self._bindAddress is None else self._bindAddress
@@ -442,24 +368,15 @@ class WSGIServer:
         for listener in sock:
             listener.close()
 
-    def _installSignalHandlers(self) -> None:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                handler = self._hupHandler if name == "SIGHUP" else self._intHandler
-                self._oldSIGs.append((number, signal.signal(number, handler)))
 
-    def _restoreSignalHandlers(self) -> None:
-        for number, previous in self._oldSIGs:
-            signal.signal(number, previous)
-        self._oldSIGs = []
-
-    def _intHandler(self, signum: int, frame: Any) -> None:
-        self.stop()
-
-    def _hupHandler(self, signum: int, frame: Any) -> None:
-        self._hupReceived = True
-        self._keepGoing = False
+def _thread_count(threads: int | None, pool: dict[str, int], multithreaded: bool) -> int:
+    """How many threads: ours, else flup's maxThreads, whose default was no bound at all."""
+    if threads is None:
+        wanted = pool.get("maxThreads", sys.maxsize)
+        threads = DEFAULT_THREADS if wanted == sys.maxsize else wanted
+    if not isinstance(threads, int) or threads < 1:
+        raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
+    return threads if multithreaded else 1
 
 
 def _fitting_connections(wanted: int) -> int:

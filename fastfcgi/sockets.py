@@ -32,9 +32,7 @@ def parse_address(text: "str | int | tuple[Any, ...]") -> Address:
         ConfigurationError: It is none of these.
     """
     if isinstance(text, tuple):
-        if len(text) < 2 or not isinstance(text[0], str) or not isinstance(text[1], int):
-            raise ConfigurationError(f"not an address: {text!r}; a tuple is (host, port)")
-        return ("tcp", (text[0], text[1]))
+        return ("tcp", _host_and_port(text))
     if isinstance(text, int):
         return ("fd", text)
     if not isinstance(text, str):
@@ -57,6 +55,14 @@ def parse_address(text: "str | int | tuple[Any, ...]") -> Address:
         f"not an address: {text!r}; known are unix:/path, unix:@name, host:port, [::1]:port,"
         " fd:N and systemd"
     )
+
+
+def _host_and_port(address: tuple[Any, ...]) -> tuple[str, int]:
+    """A tuple as bind() takes it; as in flup, more than two parts mean IPv6."""
+    host, port = (*address, None, None)[:2]
+    if not isinstance(host, str) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigurationError(f"not an address: {address!r}; a tuple is (host, port)")
+    return (host or "::" if len(address) > 2 else host, port)
 
 
 def _unix_path(path: str, text: str) -> str:
@@ -172,7 +178,7 @@ def open_listeners(addresses: Iterable[Any], options: SocketOptions) -> list[Lis
 
 def _open(address: Any, options: SocketOptions) -> list[Listener]:
     if isinstance(address, socket.socket):
-        return [_prepared(Listener(address))]
+        return [adopt(address.fileno())]
     parsed = parse_address(address)
     if parsed[0] == "systemd":
         fds = inherited_fds(os.environ)
@@ -248,12 +254,11 @@ def _open_unix(path: str, options: SocketOptions) -> Listener:
             # Before listen(): nobody gets in with the permissions of a moment.
             _set_access(path, options)
         sock.listen(options.backlog)
-    except OSError as error:
-        Listener(sock, path, inode).close()
+    except (OSError, ConfigurationError) as error:
+        Listener(sock, None if abstract else path, inode).close()
+        if isinstance(error, ConfigurationError):
+            raise
         raise _explained(error, path.replace("\0", "@", 1)) from error
-    except ConfigurationError:
-        Listener(sock, path, inode).close()
-        raise
     return _prepared(Listener(sock, None if abstract else path, inode))
 
 
@@ -336,9 +341,9 @@ def group_id(group: str | int | None) -> int:
 
 def _explained(error: OSError, address: str) -> OSError:
     """The same error with one line that names the address."""
-    reason = error.strerror or str(error)
-    explained = type(error)(error.errno, f"cannot listen on {address}: {reason}")
-    return explained
+    text = f"cannot listen on {address}: {error.strerror or error}"
+    # Some errors are Python's own and have no number, such as that of a path that is too long.
+    return OSError(text) if error.errno is None else type(error)(error.errno, text)
 
 
 def allowed_peers(text: str | None) -> frozenset[str] | None:
@@ -378,8 +383,8 @@ def reserve_standard_fds() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            # open() returns the lowest free descriptor, which is fd.
-            os.open(os.devnull, os.O_RDWR)
+            # open() returns the lowest free descriptor, which is fd. Children want it, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def default_addresses() -> list[int] | None:

@@ -89,7 +89,8 @@ class FileWrapper:
             self.close = filelike.close
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.filelike.read(self.block_size), b"")
+        while block := self.filelike.read(self.block_size):
+            yield block
 
 
 class ErrorStream:
@@ -243,7 +244,9 @@ class Response:
 
     def send_only(self, block: bytes | str) -> None:
         """Send the one block that is the whole body: its length is then known."""
-        if len(block) or not self._is_head:
+        if not isinstance(block, bytes):
+            block = _to_bytes(block)
+        if block or not self._is_head:
             self._set_length(len(block))
         self.send(block, last=True)
 

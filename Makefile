@@ -1,0 +1,122 @@
+# What a person types is what CI runs.
+#
+#   make demo       the demonstration application on http://127.0.0.1:8000
+#   make test       everything tests need, then all tests      (PYTEST_ARGS="-k codec -x")
+#   make lint types bench coverage sanitize sdist wheel clean
+#
+# PYTHON names the interpreter that .venv is made from, VENV another place for it.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+# Those that drive the codec hardest; memory limits of whole processes mean nothing under sanitizers.
+SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
+export PYTHONUTF8 = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo servers test lint types bench coverage sanitize sdist wheel clean distclean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+# --- environment -----------------------------------------------------------------------------
+
+$(bin)/python:
+	@.ci/python-ready $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+# Editable: Python files are used where they lie; the codec is compiled again when it changes.
+$(VENV)/.package: $(bin)/python pyproject.toml setup.py fastfcgi/_codec.pyx
+	$(pip) --editable .
+	@touch $@
+
+# The package is there already, so this adds what the extra asks for and compiles nothing.
+$(VENV)/.extra-%: $(VENV)/.package
+	$(pip) 'fastfcgi[$*]'
+	@touch $@
+
+$(VENV)/.build: $(bin)/python
+	$(pip) 'build>=1.2'
+	@touch $@
+
+venv: $(VENV)/.extra-test $(VENV)/.extra-lint
+
+# --- using it --------------------------------------------------------------------------------
+
+demo: $(VENV)/.package
+	$(bin)/fastfcgi demo $(DEMO_ARGS)
+
+# --- checking it -----------------------------------------------------------------------------
+
+servers:
+	@tests/install-servers.sh || echo "Tests that need what is missing are skipped (with CI=true they fail)."
+
+test: servers $(VENV)/.extra-test
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.extra-lint
+	$(bin)/ruff check .
+	PATH="$(abspath $(bin)):$$PATH" cython-lint fastfcgi/_codec.pyx
+	sh -n .ci/python-ready && sh -n tests/install-servers.sh && bash -n .ci/run
+	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(bin)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(bin)/zizmor --offline --quiet .github
+
+types: $(VENV)/.extra-lint
+	$(bin)/mypy --strict fastfcgi
+	$(bin)/python -m mypy.stubtest fastfcgi._codec \
+		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
+
+bench: $(VENV)/.extra-bench
+	$(bin)/python -m pytest bench/ --benchmark-columns=min,median,ops,rounds $(PYTEST_ARGS)
+
+# Instrumented builds happen in a copy of the tree: a traced codec left behind in fastfcgi/ would
+# be found by the next benchmark.
+copy = rm -rf build/$(1) && mkdir -p build/$(1) && tar -cf - --exclude='*.so' --exclude='*.c' \
+	--exclude=__pycache__ pyproject.toml setup.py README.md LICENSE fastfcgi tests | tar -xf - -C build/$(1)
+
+coverage: $(VENV)/.extra-coverage
+	$(call copy,coverage)
+	cd build/coverage && FASTFCGI_COVERAGE=1 $(abspath $(bin))/python setup.py -q build_ext --inplace
+	cd build/coverage && PYTHONPATH=$(CURDIR)/build/coverage \
+		$(abspath $(bin))/python -m coverage run -m pytest -m "not packaging" $(PYTEST_ARGS)
+	cd build/coverage && $(abspath $(bin))/python -m coverage combine --quiet
+	cd build/coverage && $(abspath $(bin))/python -m coverage report
+
+# Leaks are not looked for: the interpreter keeps memory until it ends, by design, and what is freed
+# waits in quarantine. A size that no machine has is answered with NULL, as malloc does; a fault
+# kills, as a test of ours expects. --capture=sys lets a report through that ends the run.
+sanitize: $(VENV)/.extra-test
+	$(call copy,sanitize)
+	cd build/sanitize && FASTFCGI_SANITIZE=1 $(abspath $(bin))/python setup.py -q build_ext --inplace
+	cd build/sanitize && PYTHONPATH=$(CURDIR)/build/sanitize PYTHONMALLOC=malloc \
+		LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=0 \
+		UBSAN_OPTIONS=print_stacktrace=1 \
+		$(abspath $(bin))/python -m pytest --capture=sys $(SANITIZE_TESTS) \
+		--deselect tests/test_codec_memory.py::test_nothing_leaks $(PYTEST_ARGS)
+
+# --- releasing it ----------------------------------------------------------------------------
+
+sdist: $(VENV)/.build
+	rm -rf dist
+	$(bin)/python -m build --sdist
+
+# From the sdist, so that a file missing there is noticed here.
+wheel: sdist
+	$(bin)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
+
+# Without its stamp the codec is built again by the next target that needs it.
+clean:
+	rm -f .venv*/.package $(VENV)/.package
+	rm -rf build dist wheelhouse *.egg-info fastfcgi/*.so fastfcgi/*.pyd fastfcgi/*.c \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.* htmlcov
+	find fastfcgi tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,114 @@
+"""What scripts written for flup's server.fcgi read, set and override.
+
+Nothing that serves stands here; WSGIServer inherits these names so that changing the import is
+the whole migration.
+"""
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from fastfcgi.cgi import CGIRequest
+from fastfcgi.constants import REQUEST_COMPLETE
+from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.request import Request
+from fastfcgi.sockets import is_allowed
+
+if TYPE_CHECKING:
+    from fastfcgi.wsgi import Gateway
+
+# The options of flup's thread pool, and others that it took and left alone.
+_POOL_OPTIONS = ("minSpare", "maxSpare", "maxThreads")
+_IGNORED_OPTIONS = ("jobClass", "jobArgs")
+
+
+def take_pool_options(options: dict[str, Any]) -> dict[str, int]:
+    """Take flup's options out of keyword arguments; returns those of its thread pool.
+
+    Raises:
+        ConfigurationError: One that is not a number.
+    """
+    pool = {name: options.pop(name) for name in _POOL_OPTIONS if name in options}
+    for name, value in pool.items():
+        if not isinstance(value, int) or value < 0:
+            raise ConfigurationError(f"{name} is a number, not {value!r}")
+    for name in _IGNORED_OPTIONS:
+        options.pop(name, None)
+    return pool
+
+
+class FlupNames:
+    """The methods and attributes that flup's users override, call and set."""
+
+    # Read by subclasses; flup's values.
+    request_class = Request
+    cgirequest_class = CGIRequest
+    maxwrite = 8192
+    inputStreamShrinkThreshold = 102400 - 8192
+
+    _gateway: "Gateway | None" = None
+    _allowed: frozenset[str] | None = None
+    _going = True
+    _hupReceived = False
+
+    def __init__(self) -> None:
+        self._oldSIGs: list[tuple[int, Any]] = []
+
+    def stop(self) -> None:
+        """End run()."""
+        raise NotImplementedError
+
+    def handler(self, req: Any) -> tuple[int, int]:
+        """Run one request; returns (protocol_status, app_status). May be overridden."""
+        assert self._gateway is not None
+        self._gateway.handle(req)
+        return REQUEST_COMPLETE, 0
+
+    def error(self, req: Any) -> None:
+        """Send a page in the place of a response that failed before it began; the exception is
+        in sys.exc_info(). May and should be overridden: write to req.stdout."""
+        assert self._gateway is not None
+        self._gateway.send_error_page(req)
+
+    def shutdown(self) -> None:
+        """Called at the end of run()."""
+
+    def _mainloopPeriodic(self) -> None:
+        """Called about once a second by run()'s thread."""
+
+    def _isClientAllowed(self, addr: Any) -> bool:
+        """Whether a peer may connect (FCGI_WEB_SERVER_ADDRS, spec 3.2)."""
+        return is_allowed(addr, self._allowed)
+
+    @property
+    def _keepGoing(self) -> bool:
+        return self._going
+
+    @_keepGoing.setter
+    def _keepGoing(self, value: bool) -> None:
+        if value:
+            self._going = True
+        elif self._going:
+            self.stop()
+
+    def _exit(self, reload: bool = False) -> None:
+        """Stop, from a request or a signal handler; with reload, run() returns True."""
+        self._hupReceived = self._hupReceived or reload
+        self._keepGoing = False
+
+    def _installSignalHandlers(self) -> None:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                handler = self._hupHandler if name == "SIGHUP" else self._intHandler
+                self._oldSIGs.append((number, signal.signal(number, handler)))
+
+    def _restoreSignalHandlers(self) -> None:
+        for number, previous in self._oldSIGs:
+            signal.signal(number, previous)
+        self._oldSIGs = []
+
+    def _intHandler(self, signum: int, frame: Any) -> None:
+        self.stop()
+
+    def _hupHandler(self, signum: int, frame: Any) -> None:
+        self._exit(reload=True)
