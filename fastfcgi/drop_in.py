@@ -7,8 +7,10 @@ the whole migration.
 import signal
 from typing import TYPE_CHECKING, Any
 
+from fastfcgi.channel import Channel
 from fastfcgi.cgi import CGIRequest
 from fastfcgi.constants import REQUEST_COMPLETE
+from fastfcgi.engine import Pool
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.request import Request
 from fastfcgi.sockets import is_allowed
@@ -22,7 +24,7 @@ _IGNORED_OPTIONS = ("jobClass", "jobArgs")
 
 
 def take_pool_options(options: dict[str, Any]) -> dict[str, int]:
-    """Take flup's options out of keyword arguments; returns those of its thread pool.
+    """Take flup's options out of keyword arguments; returns minSpare, maxSpare, maxThreads.
 
     Raises:
         ConfigurationError: One that is not a number.
@@ -36,6 +38,24 @@ def take_pool_options(options: dict[str, Any]) -> dict[str, int]:
     return pool
 
 
+class ThreadPool(Pool):
+    """The pool of threads with the names under which others reach into flup's.
+
+    Args:
+        threads, queue_size: As of Pool.
+        minSpare, maxSpare: Kept to be read and set; threads are started when needed and stay.
+    """
+
+    def __init__(self, threads: int, queue_size: int, minSpare: int = 1, maxSpare: int = 5) -> None:
+        super().__init__(threads, queue_size)
+        self.minSpare = minSpare
+        self.maxSpare = maxSpare
+
+    @property
+    def _idleCount(self) -> int:
+        return self.idle
+
+
 class FlupNames:
     """The methods and attributes that flup's users override, call and set."""
 
@@ -44,6 +64,9 @@ class FlupNames:
     cgirequest_class = CGIRequest
     maxwrite = 8192
     inputStreamShrinkThreshold = 102400 - 8192
+    _connectionClass = Channel
+    _jobClass: Any = None
+    _jobArgs: tuple[Any, ...] = ()
 
     _gateway: "Gateway | None" = None
     _allowed: frozenset[str] | None = None

@@ -18,8 +18,8 @@ from fastfcgi._codec import ReceiveBuffer
 from fastfcgi.acceptor import Acceptor
 from fastfcgi.channel import Channel
 from fastfcgi.connection import Connection
-from fastfcgi.drop_in import FlupNames, take_pool_options
-from fastfcgi.engine import STOPPING_TICK, Engine, Pool
+from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options
+from fastfcgi.engine import STOPPING_TICK, Engine
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.limits import LIMIT_NAMES, Limits
 from fastfcgi.request import Request
@@ -125,7 +125,8 @@ class WSGIServer(FlupNames):
             raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
         self.limits = Limits(**options)
         self._threads = _thread_count(threads, pool, multithreaded)
-        self._threadPool = Pool(self._threads, self.limits.queue_size)
+        self._spare = pool
+        self._threadPool = self._new_pool()
         self._max_connections = _fitting_connections(self.limits.max_connections)
         self.capability = self._capability()
         self._appLock = threading.Lock()
@@ -173,7 +174,7 @@ class WSGIServer(FlupNames):
         self._listeners = sockets
         self._gateway = self._new_gateway(run_once=False)
         self._hupReceived = False
-        self._threadPool = Pool(self._threads, self.limits.queue_size)
+        self._threadPool = self._new_pool()
         self._engine = Engine(self._threadPool)
         on_main_thread = threading.current_thread() is threading.main_thread()
         if on_main_thread:
@@ -271,6 +272,9 @@ class WSGIServer(FlupNames):
         self._gateway = self._new_gateway(run_once=True)
         self.handler(request)
         sys.exit(1 if request.abandoned else 0)
+
+    def _new_pool(self) -> ThreadPool:
+        return ThreadPool(self._threads, self.limits.queue_size, **self._spare)
 
     def _new_gateway(self, run_once: bool) -> Gateway:
         return Gateway(
@@ -371,8 +375,8 @@ class WSGIServer(FlupNames):
 
 def _thread_count(threads: int | None, pool: dict[str, int], multithreaded: bool) -> int:
     """How many threads: ours, else flup's maxThreads, whose default was no bound at all."""
+    wanted = pool.pop("maxThreads", sys.maxsize)
     if threads is None:
-        wanted = pool.get("maxThreads", sys.maxsize)
         threads = DEFAULT_THREADS if wanted == sys.maxsize else wanted
     if not isinstance(threads, int) or threads < 1:
         raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
