@@ -7,8 +7,8 @@ the whole migration.
 import signal
 from typing import TYPE_CHECKING, Any
 
-from fastfcgi.channel import Channel
 from fastfcgi.cgi import CGIRequest
+from fastfcgi.channel import Channel
 from fastfcgi.constants import REQUEST_COMPLETE
 from fastfcgi.engine import Pool
 from fastfcgi.exceptions import ConfigurationError
