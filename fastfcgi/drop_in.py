@@ -114,9 +114,11 @@ class FlupNames:
             self.stop()
 
     def _exit(self, reload: bool = False) -> None:
-        """Stop, from a request or a signal handler; with reload, run() returns True."""
-        self._hupReceived = self._hupReceived or reload
-        self._keepGoing = False
+        """Stop, from a request or a signal handler; with reload, run() returns True, unless it
+        was to stop already."""
+        if self._going:
+            self.stop()
+            self._hupReceived = reload
 
     def _installSignalHandlers(self) -> None:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):

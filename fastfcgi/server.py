@@ -29,6 +29,7 @@ from fastfcgi.sockets import (
     SocketOptions,
     allowed_peers,
     default_addresses,
+    inherited_fds,
     open_listeners,
     reserve_standard_fds,
 )
@@ -125,6 +126,7 @@ class WSGIServer(FlupNames):
             raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
         self.limits = Limits(**options)
         self._threads = _thread_count(threads, pool, multithreaded)
+        self._started_with: list[int] = []
         self._spare = pool
         self._threadPool = self._new_pool()
         self._max_connections = _fitting_connections(self.limits.max_connections)
@@ -193,7 +195,7 @@ class WSGIServer(FlupNames):
         """End run(): begin no request, finish those that run. From any thread or signal
         handler; a second call ends it without waiting for them."""
         second = not self._going
-        self._going = False
+        self._going = self._hupReceived = False
         if self._engine is not None:
             self._engine.call_soon(self._engine.finish if second else self._begin_stop)
 
@@ -352,20 +354,34 @@ class WSGIServer(FlupNames):
 
     def _setupSocket(self) -> Any:
         """Open what is to be listened on: a list of listeners, None for plain CGI."""
-        given = self._bind if self._bindAddress is None else self._bindAddress
-        if given is None:
-            force = os.environ.get("FCGI_FORCE_CGI", "N").upper().startswith("Y")
-            given = None if self.forceCGI or force else default_addresses()
-            if given is None:
-                if self.forceCGI or force or cgi.is_cgi(os.environ):
-                    return None
-                raise ConfigurationError(_NO_SOCKET)
-        elif isinstance(self._bindAddress, str):
+        if isinstance(self._bindAddress, str):
             # flup: a str is a path, whatever it looks like.
-            given = ["unix:" + self._bindAddress]
+            given: Any = "unix:" + self._bindAddress
+        else:
+            given = self._bind if self._bindAddress is None else self._bindAddress
+        if given is None:
+            given = self._default_addresses()
+            if given is None:
+                return None
         elif not isinstance(given, Sequence) or isinstance(given, (str, tuple)):
             given = [given]
+        if "systemd" in given and not self._started_with:
+            # Looked up once, for that takes it out of the environment, and run() may come again.
+            self._started_with = inherited_fds(os.environ)
+        if self._started_with and "systemd" in given:
+            given = [*self._started_with, *(address for address in given if address != "systemd")]
         return open_listeners(given, self._socket_options)
+
+    def _default_addresses(self) -> list[int] | None:
+        """What this process was started with, None for plain CGI."""
+        force = self.forceCGI or os.environ.get("FCGI_FORCE_CGI", "N").upper().startswith("Y")
+        if not force:
+            self._started_with = self._started_with or default_addresses() or []
+            if self._started_with:
+                return self._started_with
+            if not cgi.is_cgi(os.environ):
+                raise ConfigurationError(_NO_SOCKET)
+        return None
 
     def _cleanupSocket(self, sock: Any) -> None:
         """Close what _setupSocket opened; files of sockets go with it."""
