@@ -121,10 +121,15 @@ class FlupNames:
             self._hupReceived = reload
 
     def _installSignalHandlers(self) -> None:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        handlers = {"SIGINT": self._intHandler, "SIGTERM": self._intHandler}
+        handlers["SIGHUP"] = self._hupHandler
+        if getattr(signal, "SIGUSR1", None) and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            # libfcgi's "finish and end", which multiwatch sends. Where the application has a use
+            # of its own for it, it keeps that.
+            handlers["SIGUSR1"] = self._intHandler
+        for name, handler in handlers.items():
             number = getattr(signal, name, None)
             if number is not None:
-                handler = self._hupHandler if name == "SIGHUP" else self._intHandler
                 self._oldSIGs.append((number, signal.signal(number, handler)))
 
     def _restoreSignalHandlers(self) -> None:

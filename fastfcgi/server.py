@@ -29,7 +29,6 @@ from fastfcgi.sockets import (
     SocketOptions,
     allowed_peers,
     default_addresses,
-    inherited_fds,
     open_listeners,
     reserve_standard_fds,
 )
@@ -126,7 +125,6 @@ class WSGIServer(FlupNames):
             raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
         self.limits = Limits(**options)
         self._threads = _thread_count(threads, pool, multithreaded)
-        self._started_with: list[int] = []
         self._spare = pool
         self._threadPool = self._new_pool()
         self._max_connections = _fitting_connections(self.limits.max_connections)
@@ -156,9 +154,10 @@ class WSGIServer(FlupNames):
     def run(self) -> bool:
         """Serve until stopped by a signal or stop().
 
-        On the main thread SIGINT and SIGTERM stop the server and SIGHUP does so too, with True
-        as the result; on any other thread signals are left alone. Started as plain CGI, it
-        answers that request and raises SystemExit(0).
+        On the main thread SIGINT, SIGTERM and SIGUSR1 (unless the application handles that)
+        stop the server and SIGHUP does so too, with True as the result; on any other thread
+        signals are left alone. Started as plain CGI, it answers that request and raises
+        SystemExit(0).
 
         Returns:
             True after SIGHUP (flup's scripts then start again), else False.
@@ -365,23 +364,15 @@ class WSGIServer(FlupNames):
                 return None
         elif not isinstance(given, Sequence) or isinstance(given, (str, tuple)):
             given = [given]
-        if "systemd" in given and not self._started_with:
-            # Looked up once, for that takes it out of the environment, and run() may come again.
-            self._started_with = inherited_fds(os.environ)
-        if self._started_with and "systemd" in given:
-            given = [*self._started_with, *(address for address in given if address != "systemd")]
         return open_listeners(given, self._socket_options)
 
     def _default_addresses(self) -> list[int] | None:
         """What this process was started with, None for plain CGI."""
         force = self.forceCGI or os.environ.get("FCGI_FORCE_CGI", "N").upper().startswith("Y")
-        if not force:
-            self._started_with = self._started_with or default_addresses() or []
-            if self._started_with:
-                return self._started_with
-            if not cgi.is_cgi(os.environ):
-                raise ConfigurationError(_NO_SOCKET)
-        return None
+        given = None if force else default_addresses()
+        if given is None and not force and not cgi.is_cgi(os.environ):
+            raise ConfigurationError(_NO_SOCKET)
+        return given
 
     def _cleanupSocket(self, sock: Any) -> None:
         """Close what _setupSocket opened; files of sockets go with it."""

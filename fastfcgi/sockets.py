@@ -143,16 +143,23 @@ def _has_no_peer(sock: socket.socket) -> bool:
     return False
 
 
-def inherited_fds(environ: "os._Environ[str] | dict[str, str]") -> list[int]:
-    """The descriptors that systemd passed (sd_listen_fds(3)); takes the variables away, so that
-    no child takes them for its own."""
-    pid = environ.get("LISTEN_PID", "")
-    count = environ.get("LISTEN_FDS", "")
-    if not pid.isdigit() or int(pid) != os.getpid() or not count.isdigit():
-        return []
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-        environ.pop(name, None)
-    return list(range(SYSTEMD_FIRST_FD, SYSTEMD_FIRST_FD + int(count)))
+# What systemd passed to this process: its id and the descriptors. Remembered because the
+# variables are taken away, and a server may run again in the same process.
+_passed: tuple[int, list[int]] = (0, [])
+
+
+def inherited_fds() -> list[int]:
+    """The descriptors that systemd passed (sd_listen_fds(3)); takes the variables out of the
+    environment, so that no child takes them for its own."""
+    global _passed
+    pid = os.environ.get("LISTEN_PID", "")
+    count = os.environ.get("LISTEN_FDS", "")
+    if pid.isdigit() and int(pid) == os.getpid() and count.isdigit():
+        for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+            os.environ.pop(name, None)
+        first = SYSTEMD_FIRST_FD
+        _passed = (os.getpid(), list(range(first, first + int(count))))
+    return list(_passed[1]) if _passed[0] == os.getpid() else []
 
 
 def open_listeners(addresses: Iterable[Any], options: SocketOptions) -> list[Listener]:
@@ -181,7 +188,7 @@ def _open(address: Any, options: SocketOptions) -> list[Listener]:
         return [adopt(address.fileno())]
     parsed = parse_address(address)
     if parsed[0] == "systemd":
-        fds = inherited_fds(os.environ)
+        fds = inherited_fds()
         if not fds:
             raise ConfigurationError("no socket was passed by systemd (LISTEN_FDS, LISTEN_PID)")
         return [adopt(fd) for fd in fds]
@@ -393,7 +400,7 @@ def default_addresses() -> list[int] | None:
     Returns:
         Descriptors, or None when there is none and the process was started as plain CGI.
     """
-    fds = inherited_fds(os.environ)
+    fds = inherited_fds()
     if fds:
         return fds
     return [LISTENSOCK_FILENO] if is_listening(LISTENSOCK_FILENO) else None
