@@ -152,8 +152,11 @@ def systemd(pid=None, fds="2", **more):
 def environ(monkeypatch):
     """The process's own environment, with what systemd would set taken out."""
     monkeypatch.setattr("fastfcgi.sockets._passed", (0, []))
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-        monkeypatch.delenv(name, raising=False)
+    names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    for name in names:
+        # Set first, so that it is put back as it was, whatever the test does.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     return os.environ
 
 
