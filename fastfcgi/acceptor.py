@@ -4,10 +4,11 @@ import contextlib
 import errno
 import logging
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fastfcgi.channel import Channel
-from fastfcgi.engine import READ
+from fastfcgi.engine import READ, TICK
 from fastfcgi.sockets import Listener
 
 if TYPE_CHECKING:
@@ -27,14 +28,15 @@ class Acceptor:
     def __init__(self, listener: Listener, server: "WSGIServer") -> None:
         self._listener = listener
         self._server = server
+        self._complained_at = -TICK
 
     def fileno(self) -> int:
         return self._listener.sock.fileno()
 
     def on_ready(self, mask: int) -> None:
         for _ in range(_BATCH):
-            if not self._server.make_room():
-                self.pause()
+            if self._is_full() and not self._one_is_idle():
+                self._wait()
                 return
             try:
                 sock, peer = self._listener.sock.accept()
@@ -43,6 +45,9 @@ class Acceptor:
                 if error.errno in _NO_ROOM:
                     self._no_descriptors(error)
                 return
+            if self._is_full():
+                # Only now: had nobody been there, it would have been closed for nothing.
+                self._server.close_longest_idle()
             self._welcome(sock, peer)
 
     def on_tick(self, now: float) -> None:
@@ -59,18 +64,39 @@ class Acceptor:
         """Let connections wait in the kernel's backlog until there is room."""
         self._server.engine.forget(self)
 
+    def _is_full(self) -> bool:
+        return len(self._server.channels) >= self._server._max_connections
+
+    def _one_is_idle(self) -> bool:
+        """Whether a connection can be closed for another: its next request may have arrived, so
+        it has to be looked for."""
+        while idle := [channel for channel in self._server.channels if channel.idle]:
+            longest = min(idle, key=lambda channel: channel.idle_since)
+            self._server.engine.dispatch(longest, READ)
+            if longest.idle:
+                return True
+        return False
+
     def _no_descriptors(self, error: OSError) -> None:
-        logger.error("cannot accept a connection: %s", error)
+        now = time.monotonic()
+        if now - self._complained_at >= TICK:
+            self._complained_at = now
+            logger.error("cannot accept a connection: %s", error)
+        before = len(self._server.channels)
+        self._one_is_idle()  # as far as is known after a look at it
         self._server.close_longest_idle()
+        if len(self._server.channels) == before:
+            # The application may give some back.
+            self._wait()
+
+    def _wait(self) -> None:
+        """Accept nothing before the next tick."""
         self.pause()
-        # The descriptors may be used by the application: look again at the next tick.
-        tickers = self._server.engine.tickers
+        self._server.engine.tickers.add(self._again)
 
-        def again(now: float) -> None:
-            tickers.discard(again)
-            self._server.resume_accepting()
-
-        tickers.add(again)
+    def _again(self, now: float) -> None:
+        self._server.engine.tickers.discard(self._again)
+        self._server.resume_accepting()
 
     def _welcome(self, sock: socket.socket, peer: Any) -> None:
         if not self._server._isClientAllowed(peer):

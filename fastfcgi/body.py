@@ -125,13 +125,13 @@ class Body:
 
     def _write_file(self, data: bytes | bytearray | memoryview) -> None:
         try:
+            if self._file_start == self._file_end:
+                self._file_start = self._file_end = 0
             if self._file_end + len(data) > self._max_file:
                 raise OSError(errno.EFBIG, f"more than max_body_file={self._max_file} bytes")
             if self._file is None:
                 # Unlinked as soon as it is made: nothing is left behind whatever happens.
                 self._file = tempfile.TemporaryFile(buffering=0, prefix="fastfcgi-")
-            if self._file_start == self._file_end:
-                self._file_start = self._file_end = 0
             self._file.seek(self._file_end)
             view = memoryview(data)
             while view:

@@ -35,6 +35,9 @@ _MAX_WRITES: Final = 16
 
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
+# Seconds left to PARAMS that are under way when the server stops; web servers need a moment.
+_STOP_GRACE: Final = 1.0
+
 
 class Server(Protocol):
     """What a channel needs of its server."""
@@ -79,15 +82,15 @@ class Channel:
         self._out: deque[Buffer] = deque()
         self._requests: dict[int, Request] = {}
         self._mask = READ  # what the loop watches for
+        self._listening_since = 0.0
         self._blocked = False  # the socket takes no more for now
         self._eof = False
-        self._lost = False
-        self._closed = False
-        self._lingering = False
+        self._lost = self._closed = self._lingering = False
         self._lingered = 0
         now = time.monotonic()
         self._received_at = self._sent_at = self.idle_since = now
         self._params_since: float | None = None
+        self._header_timeout = self.limits.header_timeout
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -112,10 +115,10 @@ class Channel:
     def on_tick(self, now: float) -> None:
         with self.lock:
             reason = self._overdue(now)
-            if reason is not None and not self._lost:
-                if reason:
-                    logger.warning("connection of %s closed: %s", self._peer_name(), reason)
-                self._lose()
+            if reason is None:
+                self._end_stalled(now)
+            elif not self._lost:
+                self._lose(reason)
         self.update()
 
     def on_failure(self) -> None:
@@ -129,6 +132,8 @@ class Channel:
             self._receive()
         with self.lock:
             self.connection.close_when_idle()
+            self._header_timeout = min(self._header_timeout, _STOP_GRACE)
+            self._listening_since = time.monotonic()
             if self.connection.active == 0 and not self.unsent and not self._lingering:
                 self._lose()
         self.update()
@@ -143,7 +148,8 @@ class Channel:
                 return
             mask = self._wanted()
             if mask & READ and not self._mask & READ:
-                self._received_at = time.monotonic()  # while we did not read, it was not late
+                # While we did not read, nothing of it was late.
+                self._listening_since = time.monotonic()
             self._mask = mask
             self._engine.watch(self, self._mask)
 
@@ -183,6 +189,8 @@ class Channel:
                 self._lose()
             return
         with self.lock:
+            if self._lost:
+                return  # what would begin now, nobody would ever abort
             if size == 0:
                 self._on_eof()
             elif self._lingering:
@@ -219,21 +227,19 @@ class Channel:
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
-            self._requests[event.request_id] = Request(self, event)
+            self._requests[event.request_id] = Request(self, event, self._received_at)
+            self._params_since = None  # others came later, and on a busy connection always do
             return
         request = self._requests.get(event.request_id)
         if request is None:
             return  # ended by an earlier event of the same read
         if isinstance(event, InputReceived):
+            request.input_at = self._received_at
             request.receive_input(event.stream, event.data)
         elif isinstance(event, InputEnded):
             request.end_input(event.stream)
         else:
-            request.abort()
-            if not request.started:
-                # The application never saw it, so nobody else ends it (spec 5.4).
-                del self._requests[event.request_id]
-                self.connection.end_request(event.request_id)
+            self._abort(request, end=True)
 
     def _start_requests(self) -> None:
         paused = self.connection.paused
@@ -250,7 +256,7 @@ class Channel:
             "request refused: every thread is busy and queue_size=%d requests wait",
             self.limits.queue_size,
         )
-        del self._requests[request.request_id]
+        self._drop(request)
         self.connection.send_stdout(
             request.request_id,
             b"Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
@@ -288,18 +294,29 @@ class Channel:
         poll.register(self._sock, 0)
         return any(mask & (select.POLLHUP | select.POLLERR) for _, mask in poll.poll(0))
 
-    def _abort(self, request: Request) -> None:
+    def _abort(self, request: Request, end: bool = False) -> None:
+        """Give a request up; with `end` by END_REQUEST if its application never saw it, so that
+        nobody else ends it (spec 5.4)."""
         request.abort()
         if not request.started:
-            del self._requests[request.request_id]
+            self._drop(request)
+            if end:
+                self.connection.end_request(request.request_id)
+
+    def _drop(self, request: Request) -> None:
+        """Forget a request that the application never saw."""
+        del self._requests[request.request_id]
+        request.close()
 
     def _abort_requests(self) -> None:
         for request in list(self._requests.values()):
             self._abort(request)
         self.lock.notify_all()
 
-    def _lose(self) -> None:
+    def _lose(self, reason: str = "") -> None:
         """The connection is of no use any more; with the lock held. The loop closes it."""
+        if reason:
+            logger.warning("connection of %s closed: %s", self._peer_name(), reason)
         self._lost = True
         self._drop_output()
         self._abort_requests()
@@ -317,24 +334,33 @@ class Channel:
         elif self.unsent:
             since, allowed = self._sent_at, limits.send_timeout
             reason = f"it took no response for send_timeout={allowed} s"
-        elif self._params_since is not None:
-            since, allowed = self._params_since, limits.header_timeout
+        elif self._params_since is not None and self._mask & READ:
+            since = max(self._params_since, self._listening_since)
+            allowed = self._header_timeout
             reason = f"no whole PARAMS in header_timeout={allowed} s"
         elif self.connection.active == 0:
             since = self.idle_since
             allowed = limits.keep_alive_timeout if self.served else limits.header_timeout
             reason = ""
-        elif self._awaits_body():
-            since, allowed = self._received_at, limits.body_timeout
-            reason = f"no more of a body in body_timeout={allowed} s"
         else:
             return None
         return reason if now - since > allowed else None
 
-    def _awaits_body(self) -> bool:
-        if not self._mask & READ:
-            return False  # it may well be here
-        return any(not request.input_complete for request in self._requests.values())
+    def _end_stalled(self, now: float) -> None:
+        """Abort requests whose body does not go on; others of the same connection may."""
+        due = now - self.limits.body_timeout
+        if not self._mask & READ or self._listening_since >= due:
+            return  # it may well be here
+        stalled = [r for r in self._requests.values() if r.input_at < due and not r.input_complete]
+        reason = f"no more of a body in body_timeout={self.limits.body_timeout} s"
+        if stalled and len(stalled) == self.connection.active and self._received_at < due:
+            self._lose(reason)
+        elif stalled:
+            logger.warning("a request of %s aborted: %s", self._peer_name(), reason)
+            for request in stalled:
+                self._abort(request, end=True)
+            self._flush()
+            self.lock.notify_all()
 
     def _peer_name(self) -> str:
         return repr(self.peer) if self.peer else "a unix socket"
@@ -366,10 +392,12 @@ class Channel:
             self._engine.call_soon(self.update)
 
     def _flush(self) -> None:
-        for buffer in self.connection.data_to_send():
-            if not (self._lost or self._lingering):
-                self._out.append(buffer)
-                self.unsent += memoryview(buffer).nbytes
+        buffers = self.connection.data_to_send()
+        if not (self._lost or self._lingering):
+            if not self.unsent:
+                self._sent_at = time.monotonic()  # what comes now has its own time
+            self._out.extend(buffers)
+            self.unsent += sum(memoryview(buffer).nbytes for buffer in buffers)
         writes = 0
         while self._out and not self._blocked:
             if writes == _MAX_WRITES:

@@ -191,8 +191,7 @@ class Engine:
                     self._drain_wakeups()
                 else:
                     self.dispatch(key.fileobj, mask)  # type: ignore[arg-type]
-            while self._soon:
-                self._soon.popleft()()
+            self._make_calls()
             now = time.monotonic()
             if now >= last_tick + self.tick:
                 last_tick = now
@@ -207,6 +206,13 @@ class Engine:
         self._selector.close()
         self._wake_out.close()
         self.wake_in.close()
+
+    def _make_calls(self) -> None:
+        while self._soon:
+            try:
+                self._soon.popleft()()
+            except Exception:
+                logger.exception("internal error, the server goes on")
 
     def _drain_wakeups(self) -> None:
         try:

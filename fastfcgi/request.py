@@ -45,7 +45,7 @@ class Request:
         aborted: The web server gave the request up or went away.
     """
 
-    def __init__(self, channel: "Channel", event: RequestReceived) -> None:
+    def __init__(self, channel: "Channel", event: RequestReceived, now: float = 0.0) -> None:
         self._channel = channel
         self.request_id = event.request_id
         self.role = event.role
@@ -60,6 +60,8 @@ class Request:
             self._bodies[DATA] = self._data
         self._spooling = False
         self._held_errors: list[bytes] = []
+        self._ended = False
+        self.input_at = now  # when the last part of the body came
         self.started = False
         self.aborted = False
         self.abandoned = False
@@ -113,6 +115,12 @@ class Request:
         for body in self._bodies.values():
             body.abort()
 
+    def close(self) -> None:
+        """Nobody reads the body any more: give back its memory and its file."""
+        for body in self._bodies.values():
+            body.abort()
+            body.discard()
+
     # ---- the application's side -----------------------------------------------------------
 
     def input_stream(self) -> BinaryIO:
@@ -154,7 +162,8 @@ class Request:
         """Send part of the response; with `last` it may wait for end().
 
         The first output waits until the whole body has been taken in: web servers stall or
-        fail when an answer comes while they are still sending.
+        fail when an answer comes while they are still sending. All output waits while there is
+        too much to send on the connection, of whichever request.
 
         Raises:
             RequestAborted: Nobody takes the response any more.
@@ -162,6 +171,7 @@ class Request:
         channel = self._channel
         with channel.lock:
             self._take_in(discard=last)
+            self._wait_for_room()
             self._check_alive()
             self._send_held_errors()
             for block in blocks:
@@ -169,19 +179,20 @@ class Request:
             if last:
                 return
             channel.flush()
-            while channel.unsent > channel.limits.max_unsent:
-                self._check_alive()
-                channel.lock.wait()
+            self._wait_for_room()
 
     def write_error(self, data: bytes) -> None:
         """Send to FCGI_STDERR, as far as somebody is there to take it."""
         with self._channel.lock:
+            if self._ended or self.aborted:
+                return  # nobody takes it, or the request_id is another's by now
             self._held_errors.append(data)
             if sum(map(len, self._held_errors)) > _MAX_HELD_ERRORS:
                 self._take_in(discard=False)
-            if self._stdin.complete and not self.aborted:
+            if self._stdin.complete and not self.aborted:  # it may be by now
                 self._send_held_errors()
                 self._channel.flush()
+                self._wait_for_room()
 
     def abandon(self) -> None:
         """End without END_REQUEST: the response must not look complete."""
@@ -202,13 +213,22 @@ class Request:
                     channel.connection.end_request(self.request_id, app_status, protocol_status)
             except LocalProtocolError:
                 pass  # the connection was lost, and the request with it
-            for body in self._bodies.values():
-                body.discard()
+            self._ended = True
+            self.close()
             channel.request_ended(self)
 
     def _check_alive(self) -> None:
         if self.aborted:
             raise RequestAborted("the web server aborted the request or went away")
+        if self._ended:
+            # Its request_id may be another request's by now.
+            raise RequestAborted("the request has ended")
+
+    def _wait_for_room(self) -> None:
+        """Wait while the web server takes too little; with the lock held."""
+        channel = self._channel
+        while channel.unsent > channel.limits.max_unsent and not self.aborted:
+            channel.lock.wait()
 
     def _send_held_errors(self) -> None:
         if self._held_errors:

@@ -1,0 +1,415 @@
+"""What several test files need: requests in memory, servers in threads and processes."""
+
+import contextlib
+import io
+import select
+import socket
+import threading
+import time
+
+import wire
+
+from fastfcgi import WSGIServer
+from fastfcgi._codec import ReceiveBuffer
+from fastfcgi.channel import Channel
+from fastfcgi.connection import Connection
+from fastfcgi.constants import RESPONDER
+from fastfcgi.engine import READ, WRITE
+from fastfcgi.exceptions import RequestAborted
+from fastfcgi.limits import Limits
+from fastfcgi.wsgi import Gateway
+
+# A loaded machine is slow; a deadline only has to end a test that hangs.
+DEADLINE = 30.0
+
+TEXT = [("Content-Type", "text/plain")]
+ANSWER = b"Status: 200 OK\r\n\r\nfine"
+
+
+class FakeRequest:
+    """Records what the gateway does.
+
+    Args:
+        aborted_after: Writes that are taken before RequestAborted; None for all.
+    """
+
+    def __init__(self, method="GET", body=b"", role=RESPONDER, data=b"", aborted_after=None):
+        self.params = wire.cgi_params(method)
+        self.role = role
+        self.aborted = False
+        self.abandoned = False
+        self.writes = []
+        self.blocks = []
+        self.lasts = []
+        self.errors = b""
+        self._aborted_after = aborted_after
+        self._streams = (io.BytesIO(body), io.BytesIO(data))
+
+    def input_stream(self):
+        return self._streams[0]
+
+    def data_stream(self):
+        return self._streams[1]
+
+    def write(self, *blocks, last=False):
+        if len(self.writes) == self._aborted_after:
+            self.aborted = True
+            raise RequestAborted("gone")
+        assert all(type(block) is bytes for block in blocks)
+        self.blocks += blocks
+        self.writes.append(b"".join(blocks))
+        self.lasts.append(last)
+
+    def write_error(self, data):
+        self.errors += data
+
+    def abandon(self):
+        self.abandoned = True
+
+    @property
+    def output(self):
+        return b"".join(self.writes)
+
+    @property
+    def status(self):
+        return wire.parse_cgi(self.output)[0]
+
+    @property
+    def headers(self):
+        return wire.parse_cgi(self.output)[1]
+
+    @property
+    def body(self):
+        return wire.parse_cgi(self.output)[2]
+
+
+def handled(app, request=None, **options):
+    """The request after the application ran."""
+    request = request or FakeRequest()
+    Gateway(app, **options).handle(request)
+    return request
+
+
+def answering(result, status="200 OK", headers=TEXT):
+    """An application that returns `result`."""
+
+    def app(environ, start_response):
+        start_response(status, list(headers))
+        return result
+
+    return app
+
+
+# ------------------------------------------------------- a channel without a loop and threads
+
+
+class FakeEngine:
+    """Notes what a channel asks of the loop."""
+
+    def __init__(self):
+        self.masks = {}
+        self.soon = []
+
+    def watch(self, handler, mask, tick=True):
+        self.masks[handler] = mask
+
+    def forget(self, handler):
+        self.masks.pop(handler, None)
+
+    def call_soon(self, call):
+        self.soon.append(call)
+
+    def run_soon(self):
+        while self.soon:
+            self.soon.pop(0)()
+
+
+class FakeServer:
+    """Notes the requests that are to be started; starts none."""
+
+    def __init__(self, room=True, roles=(RESPONDER,), values=None, **limits):
+        self.limits = Limits(**limits)
+        self.receive_buffer = ReceiveBuffer()
+        self.engine = FakeEngine()
+        self.room = room
+        self.requests = []
+        self.closed = []
+        self._options = {"roles": roles, "values": values}
+
+    def new_connection(self):
+        limits = self.limits
+        return Connection(
+            max_params_bytes=limits.max_params_bytes,
+            max_requests=limits.max_requests_per_connection,
+            max_unread_stdin=limits.max_unread_stdin,
+            max_unread_total=limits.max_unread_total,
+            **self._options,
+        )
+
+    def start_request(self, request):
+        if self.room:
+            self.requests.append(request)
+        return self.room
+
+    def channel_closed(self, channel):
+        self.closed.append(channel)
+
+
+class Wired:
+    """A channel, and the web server's end of its connection.
+
+    The test is loop, web server and application in one thread; what waits runs in `blocked`.
+    """
+
+    def __init__(self, **options):
+        self.server = FakeServer(**options)
+        self.sock, end = socket.socketpair()
+        self.sock.settimeout(DEADLINE)
+        self.end = end
+        self.channel = Channel(end, "", self.server)
+        self.answers = wire.Answers()
+        self.saw_end = False
+
+    def close(self):
+        running = list(self.channel._requests.values())
+        self.sock.close()
+        self.channel.on_failure()
+        for request in running:
+            request.end()
+
+    @property
+    def requests(self):
+        return self.server.requests
+
+    @property
+    def mask(self):
+        """What the loop watches the channel for, None when it was closed."""
+        self.server.engine.run_soon()
+        return self.server.engine.masks.get(self.channel)
+
+    @property
+    def closed(self):
+        self.server.engine.run_soon()
+        return self.channel in self.server.closed
+
+    def deliver(self, *parts):
+        """Send bytes and have the channel take them in, as far as it wants them."""
+        rest = memoryview(b"".join(parts))
+        while rest:
+            self.sock.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[self.sock.send(rest[:65536]) :]
+            self.sock.settimeout(DEADLINE)
+            if not self.ready(DEADLINE if rest else 0.2):
+                return
+        while self.ready(0):
+            pass
+
+    def ready(self, timeout=DEADLINE):
+        """One round of the loop, if the channel is to receive and something is there."""
+        self.server.engine.run_soon()
+        mask = self.server.engine.masks.get(self.channel, 0 if self.server.closed else READ)
+        if not mask & READ or self.server.closed:
+            return False
+        if not select.select([self.end], [], [], timeout)[0]:
+            return False
+        self.channel.on_ready(READ)
+        return not self.server.closed
+
+    def hang_up(self):
+        """Close the web server's end."""
+        self.sock.close()
+        self.ready()
+
+    def half_close(self):
+        self.sock.shutdown(socket.SHUT_WR)
+        self.ready()
+
+    def read(self):
+        """What the web server has got so far (see wire.Answers)."""
+        self.server.engine.run_soon()
+        # A pair of unix sockets hands over at once.
+        self.sock.settimeout(0 if hasattr(socket, "AF_UNIX") else 0.2)
+        with contextlib.suppress(TimeoutError, BlockingIOError):
+            while data := self.sock.recv(1 << 18):
+                self.answers.feed(data)
+            self.saw_end = True
+        return self.answers
+
+    def response(self, request_id=1):
+        output = self.read().outputs.get(request_id, wire.Output())
+        return bytes(output.stdout), output.ended
+
+    def read_all(self):
+        """Read on while the channel sends on."""
+        while self.mask is not None and self.mask & WRITE:
+            self.read()
+            self.channel.on_ready(WRITE)
+        return self.read()
+
+
+def get(request_id=1, keep_conn=True):
+    return wire.request(request_id, wire.cgi_params(), keep_conn=keep_conn)
+
+
+def post(request_id=1, body=b"", length=None, keep_conn=True, end=True):
+    """A request whose body may lack its end; CONTENT_LENGTH only if given."""
+    more = {} if length is None else {"CONTENT_LENGTH": str(length)}
+    return (
+        wire.begin_request(request_id, RESPONDER, keep_conn)
+        + wire.params(request_id, wire.cgi_params("POST", **more))
+        + wire.stdin(request_id, body, end=end)
+    )
+
+
+def answer(request, data=ANSWER):
+    request.write(data)
+    request.end()
+
+
+@contextlib.contextmanager
+def blocked(call, *args, **kwargs):
+    """Run a call that waits, in a thread; it has to have ended at the end of the block.
+
+    Yields an object: `waiting()` tells whether it waits, `result()` gives what it returned or
+    raises what it raised.
+    """
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((call(*args, **kwargs), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    class Waiter:
+        def waiting(self):
+            # Nothing can prove that a thread waits for ever; that it does for a moment has to do.
+            thread.join(0.05)
+            return thread.is_alive()
+
+        def result(self):
+            thread.join(DEADLINE)
+            assert not thread.is_alive(), "still waiting"
+            value, error = outcome[0]
+            if error is not None:
+                raise error
+            return value
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield Waiter()
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), "still waiting"
+
+
+def wait_until(condition, what="it"):
+    """Wait for a condition and return what it gave."""
+    end = time.monotonic() + DEADLINE
+    while not (result := condition()):
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.005)
+    return result
+
+
+# --------------------------------------------------------------------- a server in a thread
+
+
+class Serving:
+    """A server that runs in a thread; ends with the with block.
+
+    Args:
+        server: A WSGIServer.
+
+    Attributes:
+        result: What run() returned, or the exception that it raised.
+    """
+
+    def __init__(self, server):
+        self.server = server
+        self.result = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            self.result = self.server.run()
+        except BaseException as error:
+            self.result = error
+
+    @property
+    def address(self):
+        return self.server.addresses[0]
+
+    @property
+    def running(self):
+        return self._thread.is_alive()
+
+    def peer(self, address=None):
+        return wire.Peer(self.address if address is None else address)
+
+    def get(self, path="/", **options):
+        """The response to one request on a connection of its own."""
+        with self.peer() as peer:
+            return peer.request(wire.cgi_params("GET", path), **options)
+
+    def wait(self):
+        """Wait for the end of run(); what it returned or raised."""
+        self._thread.join(DEADLINE)
+        assert not self.running, "run() did not end"
+        return self.result
+
+    def __enter__(self):
+        self._thread.start()
+        wait_until(lambda: self.server.wait_ready(0.01) or not self.running, "the server to listen")
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if self.running:
+            self.server.stop()
+        self.wait()
+
+
+def hello(environ, start_response):
+    start_response("200 OK", list(TEXT))
+    return [b"hello ", environ["PATH_INFO"].encode("latin-1")]
+
+
+class Gate:
+    """An application whose requests below /wait end when they are told to.
+
+    Attributes:
+        inside: How many are running, and the most that ever were.
+    """
+
+    def __init__(self):
+        self.open = threading.Event()
+        self.lock = threading.Lock()
+        self.inside = self.most = 0
+
+    def __call__(self, environ, start_response):
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        if environ["PATH_INFO"].startswith("/wait"):
+            assert self.open.wait(DEADLINE)
+        with self.lock:
+            self.inside -= 1
+        return hello(environ, start_response)
+
+    def wait_for(self, count):
+        wait_until(lambda: self.inside == count, f"{count} running requests")
+
+
+def serving(app=hello, **options):
+    options.setdefault("bind", "127.0.0.1:0")
+    return Serving(WSGIServer(app, **options))
+
+
+@contextlib.contextmanager
+def waiting(web, count, path="/wait"):
+    """So many peers that have sent a request."""
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(web.peer()) for _ in range(count)]
+        for peer in peers:
+            peer.send(wire.request(1, wire.cgi_params("GET", path)))
+        yield peers

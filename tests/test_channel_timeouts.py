@@ -1,0 +1,169 @@
+"""How long a connection may take for what; time is given to on_tick, nothing waits."""
+
+import contextlib
+import time
+
+import pytest
+import wire
+from helpers import Wired, answer, blocked, get, post
+
+from fastfcgi.exceptions import RequestAborted
+
+TIMES = {
+    "header_timeout": 10.0,
+    "body_timeout": 20.0,
+    "send_timeout": 30.0,
+    "keep_alive_timeout": 40.0,
+    "linger_timeout": 5.0,
+}
+
+
+@pytest.fixture
+def web():
+    with contextlib.closing(Wired(max_unsent=1024, body_start=100, **TIMES)) as made:
+        yield made
+
+
+def overdue(web, seconds):
+    """Whether the channel is closed so many seconds from now, and not just before."""
+    now = time.monotonic()
+    web.channel.on_tick(now + seconds - 4)
+    assert not web.closed
+    web.channel.on_tick(now + seconds + 1)
+    return web.closed
+
+
+def never_overdue(web):
+    web.channel.on_tick(time.monotonic() + 1e9)
+    return not web.closed
+
+
+def test_nothing_comes_after_accept(web, caplog):
+    assert overdue(web, TIMES["header_timeout"])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("size", [1, 8, 20, 100])
+def test_a_header_that_does_not_come(web, size, caplog):
+    web.deliver(get()[:size])
+    assert overdue(web, TIMES["header_timeout"])
+    assert "header_timeout" in caplog.text
+
+
+def test_params_in_a_slow_drip_do_not_gain_time(web):
+    data = get()
+    web.deliver(data[:1])
+    web.channel._params_since -= 9
+    web.deliver(data[1:20])
+    web.channel.on_tick(time.monotonic() + 2)
+    assert web.closed
+
+
+def test_a_header_has_its_whole_time_after_idling(web):
+    web.deliver(get())
+    answer(web.requests[0])
+    web.channel.idle_since -= 39
+    web.deliver(get()[:20])
+    assert overdue(web, TIMES["header_timeout"])
+
+
+def test_an_idle_kept_connection(web, caplog):
+    web.deliver(get())
+    answer(web.requests[0])
+    web.read()
+    assert overdue(web, TIMES["keep_alive_timeout"])
+    assert caplog.text == ""
+
+
+def test_a_body_that_does_not_come(web, caplog):
+    web.deliver(post(body=b"x", end=False))
+    assert overdue(web, TIMES["body_timeout"])
+    assert "body_timeout" in caplog.text
+    assert web.requests == []
+
+
+def test_a_body_that_does_not_come_aborts_its_application(web):
+    web.deliver(post(body=b"x" * 100, end=False))
+    stream = web.requests[0].input_stream()
+    assert len(stream.read1(200)) == 100
+    with blocked(stream.read1, 1) as read:
+        assert read.waiting()
+        assert overdue(web, TIMES["body_timeout"])
+        with pytest.raises(RequestAborted):
+            read.result()
+
+
+def test_each_part_of_a_body_gains_time(web):
+    web.deliver(post(body=b"x", end=False))
+    web.channel._received_at -= 19
+    web.deliver(wire.stdin(1, b"x", end=False))
+    assert overdue(web, TIMES["body_timeout"])
+
+
+def test_a_body_that_nobody_reads_is_not_the_web_servers_fault():
+    with contextlib.closing(Wired(max_unread_stdin=1024, **TIMES)) as web:
+        web.deliver(post(body=b"x" * 2048, end=False))
+        assert web.mask == 0
+        assert never_overdue(web)
+
+
+def test_after_a_pause_a_body_has_its_whole_time_again():
+    with contextlib.closing(Wired(max_unread_stdin=1024, **TIMES)) as web:
+        web.deliver(post(body=b"x" * 2048, end=False))
+        stream = web.requests[0].input_stream()
+        web.channel._received_at -= 1000  # the application was busy with something else
+        assert len(stream.read1(4096)) == 2048
+        assert overdue(web, TIMES["body_timeout"])
+
+
+def test_a_running_application_has_all_the_time_in_the_world(web):
+    web.deliver(get())
+    assert never_overdue(web)
+
+
+def test_a_header_that_does_not_come_beside_a_running_request(web):
+    """Else one byte after each request would hold connections for keep_alive_timeout."""
+    web.deliver(get(), get(2)[:3])
+    answer(web.requests[0])
+    assert overdue(web, TIMES["header_timeout"])
+
+
+def test_a_response_that_nobody_takes(web, caplog):
+    web.deliver(get())
+    with blocked(web.requests[0].write, b"x" * 4_000_000) as write:
+        assert write.waiting()
+        assert overdue(web, TIMES["send_timeout"])
+        with contextlib.suppress(RequestAborted):
+            write.result()
+    assert "send_timeout" in caplog.text
+    with pytest.raises(RequestAborted):
+        web.requests[0].write(b"x")
+    web.requests[0].end()
+
+
+def test_a_response_that_is_taken_slowly_gains_time(web):
+    web.deliver(get())
+    with blocked(web.requests[0].write, b"x" * 4_000_000) as write:
+        assert write.waiting()
+        web.channel._sent_at -= 29
+        web.read()
+        web.channel.on_ready(web.mask)
+        assert overdue(web, TIMES["send_timeout"])
+        with contextlib.suppress(RequestAborted):
+            write.result()
+
+
+def test_a_peer_that_does_not_close_after_the_last_response(web, caplog):
+    web.deliver(get(keep_conn=False))
+    answer(web.requests[0])
+    assert overdue(web, TIMES["linger_timeout"])
+    assert caplog.text == ""
+
+
+def test_a_drip_does_not_gain_time_after_the_last_response(web):
+    web.deliver(get(keep_conn=False))
+    answer(web.requests[0])
+    web.channel._sent_at -= 4
+    web.deliver(b"x")
+    web.channel.on_tick(time.monotonic() + 2)
+    assert web.closed

@@ -1,0 +1,144 @@
+"""WSGIServer in a thread: how it ends."""
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+
+import pytest
+import wire
+from helpers import DEADLINE, Gate, Serving, hello, serving, wait_until, waiting
+
+pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="wire.Peer needs poll()")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture
+def gate():
+    made = Gate()
+    yield made
+    made.open.set()
+
+
+# ------------------------------------------------------------------------------------- stop
+
+
+def test_stop_from_another_thread():
+    with serving() as web:
+        web.server.stop()
+        assert web.wait() is False
+
+
+def test_stop_from_a_request():
+    def app(environ, start_response):
+        web.server.stop()
+        return hello(environ, start_response)
+
+    with serving(app) as web:
+        assert web.get().status == 200
+        assert web.wait() is False
+
+
+def test_stop_before_run_ends_it_at_once():
+    web = serving()
+    web.server.stop()
+    web.server.stop()
+    with web:
+        assert web.wait() is False
+
+
+def test_stop_closes_idle_connections_and_finishes_what_runs(gate):
+    with serving(gate) as web, web.peer() as idle, waiting(web, 2) as peers:
+        assert idle.request(keep_conn=True).status == 200
+        gate.wait_for(2)
+        web.server.stop()
+        assert idle.receive_close()
+        assert web.running
+        gate.open.set()
+        assert [peer.receive_end().body for peer in peers] == [b"hello /wait"] * 2
+        for peer in peers:
+            peer.close()
+        assert web.wait() is False
+
+
+def test_stopping_takes_no_new_connections(gate):
+    with serving(gate) as web, waiting(web, 1) as (peer,):
+        gate.wait_for(1)
+        address = web.address
+        web.server.stop()
+        wait_until(lambda: web.server._stopping_until is not None, "the stop")
+        with wire.Peer(address) as late:  # the kernel takes it; nobody accepts
+            late.send(wire.request())
+            gate.open.set()
+            assert peer.receive_end().status == 200
+            peer.close()
+            assert web.wait() is False
+            assert not late.receive_end().ended
+
+
+def test_a_second_stop_does_not_wait(gate):
+    with serving(gate, graceful_timeout=1000) as web, waiting(web, 1):
+        gate.wait_for(1)
+        web.server.stop()
+        wait_until(lambda: web.server._stopping_until is not None, "the stop")
+        assert web.running
+        web.server.stop()
+        assert web.wait() is False
+
+
+def test_stop_while_it_ends_to_begin_again_is_the_end(gate):
+    """A script that runs it again after SIGHUP would else not see it."""
+    with serving(gate, graceful_timeout=1000) as web, waiting(web, 1):
+        gate.wait_for(1)
+        web.server._exit(reload=True)
+        wait_until(lambda: web.server._stopping_until is not None, "the stop")
+        web.server.stop()
+        assert web.wait() is False
+
+
+def test_a_stuck_request_is_left_behind_after_graceful_timeout(gate, caplog):
+    with serving(gate, graceful_timeout=0.1, threads=1) as web, waiting(web, 3) as peers:
+        gate.wait_for(1)
+        web.server.stop()
+        assert web.wait() is False
+        for peer in peers:
+            assert not peer.receive_end().ended
+    assert "graceful_timeout=0.1" in caplog.text
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("fastfcgi-")]
+    caplog.clear()
+    gate.open.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+    assert gate.most == 1  # what waited was not begun
+
+
+def test_run_again():
+    web = serving()
+    for _ in range(3):
+        with Serving(web.server) as again:
+            assert again.get().status == 200
+            again.server.stop()
+            assert again.wait() is False
+
+
+def test_off_the_main_thread_signals_are_left_alone():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with serving() as web:
+        assert web.get().status == 200
+        assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+
+@linux
+def test_nothing_is_left_open():
+    web = serving()
+    with Serving(web.server) as first:  # what Python itself opens once is open then
+        first.get()
+    before = sorted(os.listdir("/proc/self/fd"))
+    with Serving(web.server) as again, again.peer() as peer:
+        for _ in range(10):
+            assert again.get().status == 200
+        assert peer.request(keep_conn=True).status == 200
+    assert sorted(os.listdir("/proc/self/fd")) == before
