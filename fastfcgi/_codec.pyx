@@ -661,37 +661,42 @@ def encode_record(int type, int request_id, content=b""):
         PyBuffer_Release(&view)
 
 
-def encode_stream(int type, int request_id, data):
+def encode_stream(
+    int type, int request_id, data, Py_ssize_t max_content=ALIGNED_CONTENT, int min_padding=0
+):
     """Part of a stream as buffers to be written one after another; nothing is copied.
 
+    Args:
+        max_content: The most content of one record, at most 65535 bytes.
+        min_padding: The least padding of a record, 0 to 8 bytes.
+
     Returns:
-        [header, data, padding] with data the very object given, or for more than 65528 bytes
-        [header, slice, header, slice, ..., padding] with memoryview slices of it. No padding
-        where none is needed; nothing at all for no data (an empty record ends a stream).
+        [header, data, padding] with data the very object given, or for more than max_content
+        bytes [header, slice, padding, header, slice, ...] with memoryview slices of it. No
+        padding where none is needed to end on 8 bytes and none is asked for; nothing at all for
+        no data (an empty record ends a stream).
     """
     cdef Py_buffer view
-    cdef Py_ssize_t length, pos = 0
+    cdef Py_ssize_t length, part, pos = 0
+    cdef int padding
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     length = view.len
     PyBuffer_Release(&view)
-    check_header(type, request_id, 0, 0)
+    check_header(type, request_id, max_content, min_padding)
+    if max_content == 0 or min_padding > 8:
+        raise ValueError("a record has some content, and at least 0 to 8 bytes of padding")
     buffers = []
-    if length == 0:
-        return buffers
-    cdef int padding = -length & 7
-    if length <= ALIGNED_CONTENT:
-        buffers.append(encode_header(type, request_id, <int>length, padding))
-        buffers.append(data)
-    else:
-        whole = memoryview(data).cast("B")
-        while length - pos > ALIGNED_CONTENT:
-            buffers.append(encode_header(type, request_id, ALIGNED_CONTENT))
-            buffers.append(whole[pos:pos + ALIGNED_CONTENT])
-            pos += ALIGNED_CONTENT
-        buffers.append(encode_header(type, request_id, <int>(length - pos), padding))
-        buffers.append(whole[pos:])
-    if padding:
-        buffers.append(bytes(padding))
+    whole = memoryview(data).cast("B") if length > max_content else None
+    while pos < length:
+        part = min(length - pos, max_content)
+        padding = -part & 7
+        if padding < min_padding:
+            padding += 8
+        buffers.append(encode_header(type, request_id, <int>part, padding))
+        buffers.append(data if whole is None else whole[pos:pos + part])
+        if padding:
+            buffers.append(bytes(padding))
+        pos += part
     return buffers
 
 

@@ -56,6 +56,11 @@ DEFAULT_MAX_UNREAD_STDIN: Final = 1 * MIB  # what arrives while an application d
 DEFAULT_MAX_UNREAD_TOTAL: Final = 16 * MIB  # the same over all requests, and PARAMS under way
 
 
+# Content of one STDERR record, and it is always padded, by 8 bytes rather than by none: HAProxy
+# 2.6 crashes over a record larger than its buffer of 16 KiB, and over one without padding.
+_STDERR_SIZE: Final = 8000
+
+
 class _Request:
     """The state of one active request_id."""
 
@@ -326,7 +331,7 @@ class Connection:
             LocalProtocolError: request_id is not active.
         """
         request = self._advance(request_id, Send.STDERR)
-        buffers = encode_stream(STDERR, request_id, data)
+        buffers = encode_stream(STDERR, request_id, data, _STDERR_SIZE, min_padding=1)
         if buffers:
             request.stderr_used = True
             self._out += buffers

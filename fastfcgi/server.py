@@ -250,6 +250,10 @@ class WSGIServer(FlupNames):
         self._stopping_until = time.monotonic() + self.limits.graceful_timeout
         for acceptor in self._acceptors:
             acceptor.pause()
+        # Who comes now is refused and can go elsewhere. Sockets that others opened stay, for
+        # others may serve them.
+        self._cleanupSocket([listener for listener in self._listeners if listener.owned])
+        self._listeners = [listener for listener in self._listeners if not listener.owned]
         for channel in list(self.channels):
             channel.on_stop()
         self.engine.tick = STOPPING_TICK

@@ -90,9 +90,14 @@ class SocketOptions:
 
 @dataclass
 class Listener:
-    """A listening socket and what has to be done at its end."""
+    """A listening socket and what has to be done at its end.
+
+    Attributes:
+        owned: It was opened here; not so what the process was started with, which others share.
+    """
 
     sock: socket.socket
+    owned: bool = True
     path: str | None = None
     inode: tuple[int, int] | None = field(default=None, repr=False)
 
@@ -210,7 +215,7 @@ def adopt(fd: int) -> Listener:
     # A duplicate: the descriptor itself stays open, as fd 0 must.
     sock = socket.socket(fileno=os.dup(fd))
     os.set_inheritable(sock.fileno(), False)
-    return _prepared(Listener(sock))
+    return _prepared(Listener(sock, owned=False))
 
 
 def _prepared(listener: Listener) -> Listener:
@@ -262,11 +267,11 @@ def _open_unix(path: str, options: SocketOptions) -> Listener:
             _set_access(path, options)
         sock.listen(options.backlog)
     except (OSError, ConfigurationError) as error:
-        Listener(sock, None if abstract else path, inode).close()
+        Listener(sock, path=None if abstract else path, inode=inode).close()
         if isinstance(error, ConfigurationError):
             raise
         raise _explained(error, path.replace("\0", "@", 1)) from error
-    return _prepared(Listener(sock, None if abstract else path, inode))
+    return _prepared(Listener(sock, path=None if abstract else path, inode=inode))
 
 
 def _bind_unix(sock: socket.socket, path: str, umask: int | None) -> None:

@@ -197,16 +197,21 @@ def encode_record(type: int, request_id: int, content=b"") -> bytes:
     return encode_header(type, request_id, len(content), len(padding)) + content + padding
 
 
-def encode_stream(type: int, request_id: int, data) -> list:
+def encode_stream(
+    type: int, request_id: int, data, max_content: int = LARGEST_PIECE, min_padding: int = 0
+) -> list:
     view = octets(data)
+    check_range("max_content", max_content - 1, 65534)
+    check_range("min_padding", min_padding, 8)
     buffers = []
-    padding = b""
-    for start in range(0, len(view), LARGEST_PIECE):
-        piece = view[start : start + LARGEST_PIECE]
-        header = encode_header(type, request_id, len(piece), -len(piece) % 8)
-        buffers += [padding + header, data if len(piece) == len(view) else piece]
-        padding = bytes(-len(piece) % 8)
-    return [*buffers, padding] if padding else buffers
+    for start in range(0, len(view), max_content):
+        piece = view[start : start + max_content]
+        padding = -len(piece) % 8
+        padding += 8 if padding < min_padding else 0
+        header = encode_header(type, request_id, len(piece), padding)
+        buffers += [header, data if len(piece) == len(view) else piece]
+        buffers += [bytes(padding)] if padding else []
+    return buffers
 
 
 def encode_length(length: int) -> bytes:

@@ -1,7 +1,8 @@
 """A Python that the web servers' user can run, with fastfcgi and the tests' applications in it.
 
-A developer's interpreter and checkout often lie in a home folder closed to others. Then what front-end
-scripts need is copied: the interpreter if it must be, a virtual environment on top, the packages into that.
+A developer's interpreter and checkout often lie in a home folder closed to others. So what
+front-end scripts need is copied: the interpreter if it must be, a virtual environment on top, the
+packages into that.
 """
 
 import importlib.metadata
@@ -30,8 +31,13 @@ class Runtime:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def script(self, path: Path, text: str) -> Path:
-        """Write an executable front-end script with this interpreter in its first line."""
-        path.write_text(f"#!{self.python}\n{text}")
+        """Write an executable front-end script with this interpreter in its first line.
+
+        PYTHONPATH goes into it: a web server that runs it as plain CGI does not hand that on.
+        """
+        folders = self.env.get("PYTHONPATH", "").split(os.pathsep)
+        lines = f"import sys; sys.path[:0] = {folders}\n" if folders != [""] else ""
+        path.write_text(f"#!{self.python}\n{lines}{text}")
         path.chmod(0o755)
         return path
 
@@ -51,7 +57,8 @@ def public_runtime(folder: Path, distributions: Sequence[str] = ()) -> Runtime:
     """
     if SERVER_USER is None:
         return own_runtime()
-    base, env = os.path.realpath(sys.executable), {}
+    base = os.path.realpath(sys.executable)
+    env: dict[str, str] = {}
     if not _runs(base):
         base, env = _copy_interpreter(folder / "base")
     home = folder / "runtime"

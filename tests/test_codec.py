@@ -158,6 +158,26 @@ def test_stream_is_split_into_records(codec, length):
     assert read_in_parts(codec, [wire]) == [(constants.STDOUT, 7, data)]
 
 
+@pytest.mark.parametrize("max_content", [1, 7, 8, 8000, 65535])
+@pytest.mark.parametrize("min_padding", [0, 1, 8])
+def test_stream_in_records_of_another_shape(codec, max_content, min_padding):
+    data = bytes(range(256)) * 3
+    buffers = codec.encode_stream(constants.STDERR, 7, data, max_content, min_padding)
+    headers = [bytes(buffer) for buffer in buffers if bytes(buffer[:2]) == b"\1\7"]
+    lengths = [int.from_bytes(header[4:6], "big") for header in headers]
+    paddings = [header[6] for header in headers]
+    assert max(lengths) <= max_content and sum(lengths) == len(data)
+    assert all(padding >= min_padding for padding in paddings)
+    assert all((a + b) % 8 == 0 for a, b in zip(lengths, paddings, strict=True))
+    assert read_in_parts(codec, [b"".join(buffers)]) == [(constants.STDERR, 7, data)]
+
+
+def test_stream_in_records_of_no_shape(codec):
+    for wrong in ((0, 0), (65536, 0), (-1, 0), (8000, 9), (8000, -1)):
+        with pytest.raises((ValueError, OverflowError)):
+            codec.encode_stream(constants.STDERR, 7, b"data", *wrong)
+
+
 @pytest.mark.parametrize("make", [bytes, bytearray, lambda n: memoryview(bytes(n))])
 def test_stream_data_is_the_object_given(codec, make):
     for length in (1, 65528):

@@ -127,6 +127,23 @@ def test_large_data_is_split(length):
     assert wire.parse_response(b"".join(buffers))[1].stdout == data
 
 
+@pytest.mark.parametrize("length", [1, 8, 7999, 8000, 8001, 17000])
+def test_stderr_is_sent_in_small_padded_records(length):
+    """HAProxy 2.6 crashes over large ones, and over one without padding."""
+    connection = started()
+    data = bytes(range(256)) * 70
+    connection.send_stderr(1, data[:length])
+    rest = sent(connection)
+    text = b""
+    while rest:
+        header, rest = rest[:8], rest[8:]
+        content, padding = int.from_bytes(header[4:6], "big"), header[6]
+        assert header[:4] == bytes((1, constants.STDERR, 0, 1))
+        assert content <= 8000 and 1 <= padding <= 8 and (content + padding) % 8 == 0
+        text, rest = text + rest[:content], rest[content + padding :]
+    assert text == data[:length]
+
+
 def test_any_contiguous_buffer_can_be_sent_and_nothing_else():
     connection = started()
     for data in (bytearray(b"a"), memoryview(b"xbx")[1:2], array.array("H", b"cd")):

@@ -4,6 +4,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 
@@ -63,19 +64,34 @@ def test_stop_closes_idle_connections_and_finishes_what_runs(gate):
         assert web.wait() is False
 
 
-def test_stopping_takes_no_new_connections(gate):
+def test_stopping_refuses_new_connections(gate):
+    """They can go elsewhere at once; and their file does not wait for the last request."""
     with serving(gate) as web, waiting(web, 1) as (peer,):
         gate.wait_for(1)
         address = web.address
         web.server.stop()
+        wait_until(lambda: not web.server.addresses, "the stop")
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            wire.Peer(address)
+        gate.open.set()
+        assert peer.receive_end().status == 200
+
+
+def test_stopping_leaves_a_given_socket_to_others(gate):
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, serving(gate, bind=listening) as web, waiting(web, 1) as (peer,):
+        gate.wait_for(1)
+        web.server.stop()
         wait_until(lambda: web.server._stopping_until is not None, "the stop")
-        with wire.Peer(address) as late:  # the kernel takes it; nobody accepts
+        with wire.Peer(listening.getsockname()) as late:  # the kernel takes it; nobody accepts
             late.send(wire.request())
             gate.open.set()
             assert peer.receive_end().status == 200
             peer.close()
             assert web.wait() is False
-            assert not late.receive_end().ended
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.recv(1) == b"\1"
 
 
 def test_a_second_stop_does_not_wait(gate):
