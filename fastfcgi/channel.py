@@ -35,7 +35,8 @@ _MAX_WRITES: Final = 16
 
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
-# Seconds left to PARAMS that are under way when the server stops; web servers need a moment.
+# Seconds left, when the server stops, to PARAMS that are under way and to peers that have their
+# last answer and do not close; web servers need a moment.
 _STOP_GRACE: Final = 1.0
 
 
@@ -91,6 +92,7 @@ class Channel:
         self._received_at = self._sent_at = self.idle_since = now
         self._params_since: float | None = None
         self._header_timeout = self.limits.header_timeout
+        self._linger_timeout = self.limits.linger_timeout
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -133,6 +135,7 @@ class Channel:
         with self.lock:
             self.connection.close_when_idle()
             self._header_timeout = min(self._header_timeout, _STOP_GRACE)
+            self._linger_timeout = min(self._linger_timeout, _STOP_GRACE)
             self._listening_since = time.monotonic()
             if self.connection.active == 0 and not self.unsent and not self._lingering:
                 self._lose()
@@ -244,25 +247,24 @@ class Channel:
     def _start_requests(self) -> None:
         paused = self.connection.paused
         for request in list(self._requests.values()):
-            if request.started or not request.ready(paused):
+            if request.started or not (request.refused or request.ready(paused)):
                 continue
-            request.started = True
-            if not self.server.start_request(request):
-                self._overload(request)
+            if not request.refused:
+                request.started = True
+                if self.server.start_request(request):
+                    continue
+                request.started = False
+                self._refuse(request)
+            if request.input_complete:
+                self._drop(request)
+                self.connection.send_stdout(request.request_id, request.busy_answer())
+                self.connection.end_request(request.request_id)
 
-    def _overload(self, request: Request) -> None:
-        """No thread and no room in the queue: say so in the words that every web server knows."""
-        logger.error(
-            "request refused: every thread is busy and queue_size=%d requests wait",
-            self.limits.queue_size,
-        )
-        self._drop(request)
-        self.connection.send_stdout(
-            request.request_id,
-            b"Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
-            b"Retry-After: 1\r\n\r\nThe server is busy.\n",
-        )
-        self.connection.end_request(request.request_id)
+    def _refuse(self, request: Request) -> None:
+        """No room in the queue. It is told when its body is here, for web servers' sake."""
+        text = "request refused: every thread is busy and queue_size=%d requests wait"
+        logger.error(text, self.limits.queue_size)
+        self.acknowledge(request.request_id, request.refuse())
 
     def _refuse_peer(self, error: RemoteProtocolError, begin: bytes) -> None:
         """The peer broke the protocol: nothing it sends can be understood any more."""
@@ -330,7 +332,7 @@ class Channel:
         lock held."""
         limits = self.limits
         if self._lingering:
-            since, allowed, reason = self._sent_at, limits.linger_timeout, ""
+            since, allowed, reason = self._sent_at, self._linger_timeout, ""
         elif self.unsent:
             since, allowed = self._sent_at, limits.send_timeout
             reason = f"it took no response for send_timeout={allowed} s"

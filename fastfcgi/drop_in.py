@@ -117,8 +117,8 @@ class FlupNames:
         """Stop, from a request or a signal handler; with reload, run() returns True, unless it
         was to stop already."""
         if self._going:
-            self.stop()
             self._hupReceived = reload
+            self.stop()
 
     def _installSignalHandlers(self) -> None:
         handlers = {"SIGINT": self._intHandler, "SIGTERM": self._intHandler}

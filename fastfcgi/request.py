@@ -63,6 +63,7 @@ class Request:
         self._ended = False
         self.input_at = now  # when the last part of the body came
         self.started = False
+        self.refused = False
         self.aborted = False
         self.abandoned = False
 
@@ -72,6 +73,19 @@ class Request:
     def input_complete(self) -> bool:
         """All of the body that will be read is here."""
         return all(body.complete for body in self._bodies.values())
+
+    def refuse(self) -> int:
+        """There is no room for it: nobody will read its body; returns the memory freed."""
+        self.refused = True
+        return sum(body.discard() for body in self._bodies.values())
+
+    def busy_answer(self) -> bytes:
+        """What it is told then, in the words that every web server knows."""
+        body = b"" if self.params.get("REQUEST_METHOD") == "HEAD" else b"The server is busy.\n"
+        return (
+            b"Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
+            b"Retry-After: 1\r\n\r\n" + body
+        )
 
     def ready(self, paused: bool) -> bool:
         """Whether the application can start: its body is here, or enough of it to begin with.

@@ -134,6 +134,7 @@ class WSGIServer(FlupNames):
         self._ready = threading.Event()
         self._stopping_until: float | None = None
         self._acceptors: list[Acceptor] = []
+        self._sockets: Any = None  # what _setupSocket gave, for _cleanupSocket
         self._listeners: list[Listener] = []
         self.channels: set[Channel] = set()
         self.receive_buffer = ReceiveBuffer()
@@ -169,10 +170,10 @@ class WSGIServer(FlupNames):
         reserve_standard_fds()
         self._web_server_addrs = os.environ.get("FCGI_WEB_SERVER_ADDRS")
         self._allowed = allowed_peers(self._web_server_addrs)
-        sockets = self._setupSocket()
-        if sockets is None:
+        self._sockets = self._setupSocket()
+        if self._sockets is None:
             self._run_cgi()
-        self._listeners = sockets
+        self._listeners = list(self._sockets)
         self._gateway = self._new_gateway(run_once=False)
         self._hupReceived = False
         self._threadPool = self._new_pool()
@@ -194,7 +195,9 @@ class WSGIServer(FlupNames):
         """End run(): begin no request, finish those that run. From any thread or signal
         handler; a second call ends it without waiting for them."""
         second = not self._going
-        self._going = self._hupReceived = False
+        self._going = False
+        if second:
+            self._hupReceived = False  # TERM after HUP is the end
         if self._engine is not None:
             self._engine.call_soon(self._engine.finish if second else self._begin_stop)
 
@@ -235,7 +238,7 @@ class WSGIServer(FlupNames):
         """The end of run(), however it came: nothing of it is left."""
         for channel in list(self.channels):
             channel.on_failure()
-        self._cleanupSocket(self._listeners)
+        self._cleanupSocket(self._sockets)
         self._listeners, self._acceptors = [], []
         engine, self._engine = self.engine, None
         engine.close()
@@ -252,7 +255,9 @@ class WSGIServer(FlupNames):
             acceptor.pause()
         # Who comes now is refused and can go elsewhere. Sockets that others opened stay, for
         # others may serve them.
-        self._cleanupSocket([listener for listener in self._listeners if listener.owned])
+        for listener in self._listeners:
+            if listener.owned:
+                listener.close()
         self._listeners = [listener for listener in self._listeners if not listener.owned]
         for channel in list(self.channels):
             channel.on_stop()
@@ -322,7 +327,8 @@ class WSGIServer(FlupNames):
             if not request.aborted:
                 result = self.handler(request)
                 if result is not None:
-                    protocol_status, app_status = result
+                    # As the system treats an exit code: -1 is as good as another.
+                    protocol_status, app_status = result[0] & 0xFF, result[1] & 0xFFFFFFFF
         except BaseException:  # of an overridden handler: the gateway lets none through
             logger.exception("handler() failed")
             request.abandon()

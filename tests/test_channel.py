@@ -94,12 +94,23 @@ def test_without_room_the_answer_is_503(wired, caplog):
     assert [request.request_id for request in web.requests] == [2]
 
 
-def test_without_room_the_rest_of_a_body_is_ignored(wired):
-    web = wired(room=False, body_start=1)
+def test_without_room_nothing_of_the_request_stays(wired):
+    web = wired(room=False)
+    web.deliver(get())
+    assert web.response()[1] and web.channel.idle
+    web.half_close()
+    assert web.closed
+
+
+def test_without_room_the_answer_comes_after_the_body(wired):
+    """Web servers stall or fail over an answer that comes while they send."""
+    web = wired(room=False, body_start=1, max_unread_stdin=100 * KIB)
     web.deliver(post(body=b"x", end=False))
-    assert web.response()[1]
-    web.deliver(wire.stdin(1, b"x" * 300 * KIB), get(2))
+    web.deliver(wire.stdin(1, b"x" * 300 * KIB, end=False), get(2))
     assert web.response(2)[0].startswith(b"Status: 503 ")
+    assert web.mask == READ
+    web.deliver(wire.stdin(1))
+    assert web.response()[0].startswith(b"Status: 503 ")
 
 
 def test_management_records_need_no_application(wired):

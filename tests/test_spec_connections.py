@@ -75,6 +75,17 @@ def test_app_status_and_protocol_status_of_a_normal_end_are_0(serve):
     assert peer.records[-1].content == bytes(8)
 
 
+def test_app_status_that_does_not_fit(serve):
+    """5.5: app_status is four bytes; an exit code of -1 is cut to them, and the request ends."""
+
+    class Failing(WSGIServer):
+        def handler(self, req):
+            super().handler(req)
+            return 0, -1
+
+    assert serve(echo, kind=Failing).request().app_status == 0xFFFFFFFF
+
+
 @pytest.mark.parametrize("role", [0, 2, 3, 4, 256 + 1])
 def test_unknown_role(serve, role):
     """5.5: a request in a role that is not served ends with UNKNOWN_ROLE, 3, and nothing else."""

@@ -24,7 +24,7 @@ import threading
 import pytest
 import reference_codec as codec
 import wire
-from spec_server import DEADLINE, Application, Gate, answer, echo, serving, wait_until
+from spec_server import DEADLINE, MIB, Application, Gate, answer, echo, serving, wait_until
 
 from fastfcgi.constants import PARAMS
 
@@ -76,7 +76,36 @@ def test_busy_is_said_by_status_503(serve, keep_conn):
         assert peer.receive_end().status == 200
 
 
+def test_busy_is_said_when_the_body_has_arrived(serve):
+    """1: also an answer that the server gives itself comes after the body, not in the midst of
+    it."""
+    gate = Gate()
+    served = serve(slow(gate), threads=1, queue_size=0)
+    first = fill(served, gate)
+    peer = served.connect()
+    peer.send(wire.begin_request(1, keep_conn=True) + wire.params(1, wire.cgi_params("POST")))
+    peer.send(wire.stdin(1, b"x" * (3 * MIB), end=False))
+    peer.assert_silent(0)
+    peer.send(wire.stdin(1))
+    assert peer.receive_end().status == 503
+    gate.open()
+    assert first.receive_end().status == 200
+    # Its thread is free a moment after that.
+    wait_until(lambda: peer.request(keep_conn=True).status == 200, "room for a request")
+
+
 # --------------------------------------------------------------------------------- HEAD (2)
+
+
+def test_head_has_no_body_when_every_thread_is_busy(serve):
+    """2: nor has a 503."""
+    gate = Gate()
+    served = serve(slow(gate), threads=1, queue_size=0)
+    first = fill(served, gate)
+    response = served.request(wire.cgi_params("HEAD"))
+    assert (response.status, response.body, response.ended) == (503, b"", True)
+    gate.open()
+    assert first.receive_end().status == 200
 
 
 def test_head_has_no_body_when_the_application_fails(serve):
