@@ -2,7 +2,7 @@
 that does both over a socket. Built on the reference codec only, never on the code under test.
 """
 
-import select
+import selectors
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +23,10 @@ from fastfcgi.constants import (
     STDIN,
     STDOUT,
 )
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+# Where there is poll(): select() cannot take descriptors beyond 1023.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 # A loaded machine is slow; a deadline only has to end a test that hangs.
 DEADLINE = 30.0
@@ -403,16 +407,16 @@ class Peer:
     def _wait(self, deadline: float, write: bool = False) -> tuple[bool, bool]:
         """Wait for the socket; what there is to read is read at once."""
         left = deadline - time.monotonic()
-        poller = select.poll()  # select() cannot take descriptors beyond 1023
-        poller.register(self.sock, select.POLLIN | (select.POLLOUT if write else 0))
-        events = poller.poll(max(left, 0) * 1000)
+        with _Selector() as selector:
+            selector.register(self.sock, READ | (WRITE if write else 0))
+            events = selector.select(max(left, 0))
         if not events and left <= 0:
             raise TimeoutError(f"nothing in time; so far: {self.answers.outputs}")
         happened = events[0][1] if events else 0
-        readable = bool(happened & ~select.POLLOUT)
+        readable = bool(happened & READ)
         if readable:
             self._receive_some()
-        return readable, bool(happened & select.POLLOUT)
+        return readable, bool(happened & WRITE)
 
     def _receive_some(self) -> None:
         try:
