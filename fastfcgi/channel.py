@@ -4,13 +4,11 @@ The loop's thread receives; whoever has something to send sends. One lock guards
 the condition that application threads wait on.
 """
 
-import itertools
 import logging
 import select
 import socket
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastfcgi._codec import ReceiveBuffer
@@ -19,21 +17,13 @@ from fastfcgi.engine import READ, WRITE, Engine
 from fastfcgi.events import Event, InputEnded, InputReceived, RequestReceived
 from fastfcgi.exceptions import RemoteProtocolError
 from fastfcgi.limits import Limits
+from fastfcgi.outbox import Outbox
 from fastfcgi.request import Request
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 logger: Final = logging.getLogger("fastfcgi")
-
-# Buffers in one sendmsg call; POSIX promises 16, Linux takes 1024.
-_MAX_BUFFERS: Final = 64
-
-# Writes in a row, each as much as the socket takes: a fast reader of a large response must not
-# keep the lock, or the loop, from the others.
-_MAX_WRITES: Final = 16
-
-_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 # Seconds left, when the server stops, to PARAMS that are under way and to peers that have their
 # last answer and do not close; web servers need a moment.
@@ -78,24 +68,27 @@ class Channel:
         self.limits = server.limits
         self.connection = server.new_connection()
         self.lock = threading.Condition(threading.Lock())
-        self.unsent = 0
+        self._outbox = Outbox(sock)
         self.served = 0
-        self._out: deque[Buffer] = deque()
         self._requests: dict[int, Request] = {}
         self._mask = READ  # what the loop watches for
         self._listening_since = 0.0
-        self._blocked = False  # the socket takes no more for now
         self._eof = False
         self._lost = self._closed = self._lingering = False
         self._lingered = 0
         now = time.monotonic()
-        self._received_at = self._sent_at = self.idle_since = now
+        self._received_at = self.idle_since = now
         self._params_since: float | None = None
         self._header_timeout = self.limits.header_timeout
         self._linger_timeout = self.limits.linger_timeout
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the web server has not taken yet."""
+        return self._outbox.size
 
     @property
     def idle(self) -> bool:
@@ -107,7 +100,7 @@ class Channel:
     def on_ready(self, mask: int) -> None:
         if mask & WRITE:
             with self.lock:
-                self._blocked = False
+                self._outbox.blocked = False
                 self._flush()
                 self.lock.notify_all()
         if mask & READ:
@@ -158,7 +151,7 @@ class Channel:
 
     def _wanted(self) -> int:
         """What the loop should watch for."""
-        mask = WRITE if self._blocked else 0
+        mask = WRITE if self._outbox.blocked else 0
         if not self._eof and (self._lingering or not self._is_full()):
             mask |= READ
         return mask
@@ -274,7 +267,7 @@ class Channel:
         logger.error("connection of %s refused: %s%s", self._peer_name(), error, hint)
         self._abort_requests()
         self._flush()
-        self._drop_output()
+        self._outbox.clear()
         self._finish_sending()
 
     def _on_eof(self) -> None:
@@ -320,21 +313,17 @@ class Channel:
         if reason:
             logger.warning("connection of %s closed: %s", self._peer_name(), reason)
         self._lost = True
-        self._drop_output()
+        self._outbox.clear()
         self._abort_requests()
-
-    def _drop_output(self) -> None:
-        self._out.clear()
-        self.unsent = 0
 
     def _overdue(self, now: float) -> str | None:
         """Why the peer has had its time, if it has ("" where that is nothing to tell); with the
         lock held."""
         limits = self.limits
         if self._lingering:
-            since, allowed, reason = self._sent_at, self._linger_timeout, ""
+            since, allowed, reason = self._outbox.sent_at, self._linger_timeout, ""
         elif self.unsent:
-            since, allowed = self._sent_at, limits.send_timeout
+            since, allowed = self._outbox.sent_at, limits.send_timeout
             reason = f"it took no response for send_timeout={allowed} s"
         elif self._params_since is not None and self._mask & READ:
             since = max(self._params_since, self._listening_since)
@@ -396,29 +385,13 @@ class Channel:
     def _flush(self) -> None:
         buffers = self.connection.data_to_send()
         if not (self._lost or self._lingering):
-            if not self.unsent:
-                self._sent_at = time.monotonic()  # what comes now has its own time
-            self._out.extend(buffers)
-            self.unsent += sum(memoryview(buffer).nbytes for buffer in buffers)
-        writes = 0
-        while self._out and not self._blocked:
-            if writes == _MAX_WRITES:
-                self._blocked = True  # the loop goes on when the others had their turn
-                return
-            writes += 1
-            try:
-                sent = _send(self._sock, self._out)
-            except (BlockingIOError, InterruptedError):
-                self._blocked = True
-                return
-            except OSError as error:
-                logger.info("connection of %s lost: %s", self._peer_name(), error)
-                self._lose()
-                return
-            self._sent_at = time.monotonic()
-            self.unsent -= sent
-            _advance(self._out, sent)
-        if self.connection.should_close and not self._out and not self._lost:
+            self._outbox.add(buffers)
+        try:
+            self._outbox.send()
+        except OSError as error:
+            logger.info("connection of %s lost: %s", self._peer_name(), error)
+            self._lose()
+        if self.connection.should_close and not self.unsent and not self._lost:
             self._finish_sending()
 
     def _finish_sending(self) -> None:
@@ -427,26 +400,8 @@ class Channel:
         if self._lingering:
             return
         self._lingering = True
-        self._sent_at = time.monotonic()
+        self._outbox.sent_at = time.monotonic()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._lose()
-
-
-def _send(sock: socket.socket, buffers: "deque[Buffer]") -> int:
-    """One gathered write; returns the bytes taken."""
-    if _HAS_SENDMSG:
-        return sock.sendmsg(itertools.islice(buffers, _MAX_BUFFERS))
-    return sock.send(b"".join(itertools.islice(buffers, _MAX_BUFFERS)))
-
-
-def _advance(buffers: "deque[Buffer]", sent: int) -> None:
-    """Drop what was sent from the front."""
-    while sent:
-        view = memoryview(buffers[0]).cast("B")
-        if sent < len(view):
-            buffers[0] = view[sent:]
-            return
-        sent -= len(view)
-        buffers.popleft()

@@ -178,10 +178,10 @@ def test_no_more_than_linger_bytes_are_taken_in(wired):
 
 def test_a_response_leaves_in_one_write(wired, monkeypatch):
     writes = []
-    import fastfcgi.channel
+    import fastfcgi.outbox
 
-    send = fastfcgi.channel._send
-    monkeypatch.setattr("fastfcgi.channel._send", lambda *args: (writes.append(1), send(*args))[1])
+    send = fastfcgi.outbox._send
+    monkeypatch.setattr("fastfcgi.outbox._send", lambda *args: (writes.append(1), send(*args))[1])
     web = wired()
     web.deliver(get(keep_conn=False))
     web.requests[0].write(ANSWER, b"more", last=True)
@@ -233,7 +233,7 @@ def test_nothing_is_received_while_too_much_waits_to_be_sent(wired):
 
 
 def test_sending_without_sendmsg(wired, monkeypatch):
-    monkeypatch.setattr("fastfcgi.channel._HAS_SENDMSG", False)
+    monkeypatch.setattr("fastfcgi.outbox._HAS_SENDMSG", False)
     web = wired()
     web.deliver(get())
     blocks = [b"x" * 100_000, b"y" * 70_000, b"z"]

@@ -41,6 +41,14 @@ def test_abort_before_the_start_ends_the_request(wired):
     assert len(web.requests) == 1
 
 
+def test_what_follows_an_abort_in_the_same_read_is_ignored(wired):
+    web = wired()
+    web.deliver(post(body=b"abc", end=False), wire.abort(1), wire.stdin(1, b"more"), get(2))
+    assert web.read()[1].ended
+    assert [request.request_id for request in web.requests] == [2]
+    assert not web.saw_end
+
+
 def test_abort_of_a_running_request_waits_for_its_application(wired):
     web = wired()
     web.deliver(get())
@@ -63,6 +71,16 @@ def test_a_peer_that_vanishes_aborts_what_runs_and_frees_the_descriptor(wired):
     assert len(web.requests) == 1
     if hasattr(socket, "AF_UNIX"):
         assert web.closed and web.channel.fileno() == -1
+    web.requests[0].end()
+    assert web.closed
+
+
+def test_a_reset_aborts_what_runs(wired):
+    web = wired()
+    web.deliver(get())
+    web.requests[0].write(ANSWER)
+    web.hang_up()  # with the answer unread
+    assert web.requests[0].aborted or not hasattr(socket, "AF_UNIX")
     web.requests[0].end()
     assert web.closed
 

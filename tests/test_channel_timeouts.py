@@ -5,7 +5,7 @@ import time
 
 import pytest
 import wire
-from helpers import Wired, answer, blocked, get, post
+from helpers import ANSWER, Wired, answer, blocked, get, post
 
 from fastfcgi.exceptions import RequestAborted
 
@@ -48,6 +48,14 @@ def test_a_header_that_does_not_come(web, size, caplog):
     web.deliver(get()[:size])
     assert overdue(web, TIMES["header_timeout"])
     assert "header_timeout" in caplog.text
+
+
+def test_a_header_has_but_a_moment_when_the_server_stops(web):
+    web.deliver(get()[:20])
+    web.channel.on_stop()
+    assert not web.closed
+    web.channel.on_tick(time.monotonic() + 5)
+    assert web.closed
 
 
 def test_params_in_a_slow_drip_do_not_gain_time(web):
@@ -100,6 +108,34 @@ def test_each_part_of_a_body_gains_time(web):
     assert overdue(web, TIMES["body_timeout"])
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_a_body_that_does_not_come_beside_another_request(web, started, caplog):
+    """The others of the connection go on."""
+    web.deliver(get(2), post(1, b"x" * (100 if started else 1), end=False))
+    now = time.monotonic()
+    web.channel.on_tick(now + TIMES["body_timeout"] + 1)
+    assert not web.closed
+    assert "body_timeout" in caplog.text
+    if started:
+        assert web.requests[1].aborted
+        web.requests[1].end()
+    assert web.response(1) == (b"", True)
+    answer(web.requests[0])
+    assert web.response(2) == (ANSWER, True)
+    web.deliver(wire.stdin(1, b"late"), get(3))
+    assert len(web.requests) == (3 if started else 2)
+
+
+def test_traffic_of_other_requests_does_not_gain_a_body_time(web):
+    web.deliver(get(2), post(1, b"x", end=False))
+    web.channel._requests[1].input_at -= 1000
+    web.channel._listening_since -= 1000
+    web.deliver(get(3))
+    web.channel.on_tick(time.monotonic())
+    assert web.response(1) == (b"", True)
+    assert not web.requests[0].aborted
+
+
 def test_a_body_that_nobody_reads_is_not_the_web_servers_fault():
     with contextlib.closing(Wired(max_unread_stdin=1024, **TIMES)) as web:
         web.deliver(post(body=b"x" * 2048, end=False))
@@ -145,7 +181,7 @@ def test_a_response_that_is_taken_slowly_gains_time(web):
     web.deliver(get())
     with blocked(web.requests[0].write, b"x" * 4_000_000) as write:
         assert write.waiting()
-        web.channel._sent_at -= 29
+        web.channel._outbox.sent_at -= 29
         web.read()
         web.channel.on_ready(web.mask)
         assert overdue(web, TIMES["send_timeout"])
@@ -163,7 +199,7 @@ def test_a_peer_that_does_not_close_after_the_last_response(web, caplog):
 def test_a_drip_does_not_gain_time_after_the_last_response(web):
     web.deliver(get(keep_conn=False))
     answer(web.requests[0])
-    web.channel._sent_at -= 4
+    web.channel._outbox.sent_at -= 4
     web.deliver(b"x")
     web.channel.on_tick(time.monotonic() + 2)
     assert web.closed

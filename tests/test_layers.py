@@ -16,7 +16,7 @@ FLOORS = {
     "core": ["events", "states", "connection"],
     "gateway": ["environ", "body", "wsgi"],
     "server": [
-        *["limits", "sockets", "engine", "request", "channel"],
+        *["limits", "sockets", "engine", "outbox", "request", "channel"],
         *["acceptor", "cgi", "drop_in", "server"],
     ],
     "front door": ["__init__"],
