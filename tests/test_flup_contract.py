@@ -1,6 +1,5 @@
 """What flup.server.fcgi.WSGIServer promises, and how public code calls and changes it."""
 
-import contextlib
 import inspect
 import os
 import select
@@ -243,6 +242,18 @@ def test_exit(arguments, result):
 
 
 @needs_peer
+def test_a_reload_from_another_thread_is_not_lost():
+    class Server(WSGIServer):
+        def stop(self):
+            super().stop()
+            web.wait()  # it may end as soon as this
+
+    with Serving(Server(hello, bindAddress=TCP)) as web:
+        web.server._exit(True)
+        assert web.wait() is True
+
+
+@needs_peer
 def test_cherrypy_stops_it_from_another_thread():
     """13: it also patches away the signal handlers."""
     server = WSGIServer(hello, bindAddress=TCP)
@@ -411,9 +422,6 @@ def test_errors_are_written_to_stderr_too_where_an_address_was_given(capsys):
     assert capsys.readouterr().err == "seen\n"
 
 
-# ------------------------------------------------------------------------- who may connect
-
-
 @needs_peer
 def test_is_client_allowed_may_be_overridden():
     class Server(WSGIServer):
@@ -422,29 +430,3 @@ def test_is_client_allowed_may_be_overridden():
 
     with Serving(Server(hello, bindAddress=TCP)) as web, web.peer() as peer:
         peer.receive_close()
-
-
-@needs_peer
-@pytest.mark.parametrize(
-    ("addresses", "served"), [("192.0.2.1", False), ("192.0.2.1, 127.0.0.1", True)]
-)
-def test_web_server_addrs(addresses, served, monkeypatch):
-    monkeypatch.setenv("FCGI_WEB_SERVER_ADDRS", addresses)
-    with Serving(WSGIServer(hello, bindAddress=TCP)) as web:
-        assert web.server._web_server_addrs == addresses
-        with contextlib.suppress(ConnectionError), web.peer() as peer:
-            assert (peer.request().status == 200) is served
-
-
-@needs_peer
-@needs_unix
-def test_unix_peers_are_not_subject_to_web_server_addrs(path, monkeypatch):
-    monkeypatch.setenv("FCGI_WEB_SERVER_ADDRS", "192.0.2.1")
-    with Serving(WSGIServer(hello, bindAddress=path)) as web:
-        assert web.get().status == 200
-
-
-def test_web_server_addrs_that_are_none(monkeypatch):
-    monkeypatch.setenv("FCGI_WEB_SERVER_ADDRS", "localhost")
-    with pytest.raises(fastfcgi.ConfigurationError, match="FCGI_WEB_SERVER_ADDRS"):
-        WSGIServer(hello, bindAddress=TCP).run()

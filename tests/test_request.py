@@ -47,6 +47,7 @@ def test_a_whole_body_is_read_from_memory(wired):
     web.deliver(post(body=b"a\nb\nc"))
     stream = web.requests[0].input_stream()
     assert type(stream) is io.BytesIO
+    assert web.channel.connection._unread == 0
     assert stream.readlines() == [b"a\n", b"b\n", b"c"]
 
 
@@ -175,6 +176,14 @@ def test_a_filter_may_answer_before_it_has_its_data(wired):
     assert len(web.requests) == 2
 
 
+def test_bodies_are_told_apart_by_their_stream(wired):
+    web = wired(roles=(FILTER,))
+    web.deliver(wire.request(1, role=FILTER, keep_conn=True, body=b"in", data=b"data"))
+    (request,) = web.requests
+    assert request.read_input(STDIN, 9) == b"in"
+    assert request.read_input(DATA, 9) == b"data"
+
+
 # ------------------------------------------------------------- first the body, then the output
 
 
@@ -216,6 +225,16 @@ def test_the_end_of_a_body_known_by_its_length_is_waited_for_a_moment_only(strea
     request.end()
     web.deliver(wire.stdin(1), get(2))
     assert len(web.requests) == 2
+
+
+def test_the_end_of_a_body_known_by_its_length_is_waited_for(streaming, monkeypatch):
+    monkeypatch.setattr("fastfcgi.request._END_GRACE", 1000)
+    web, request = streaming(length=3)
+    with blocked(request.write, ANSWER) as write:
+        assert write.waiting()
+        web.deliver(wire.stdin(1))
+        write.result()
+    request.end()
 
 
 def test_an_unread_body_is_thrown_away_with_the_last_output(streaming):
@@ -372,6 +391,13 @@ def test_errors_wait_for_the_body_too(streaming):
     assert web.read()[1].stderr == b"line\n"
 
 
+def test_errors_without_any_output_are_sent_at_the_end(streaming):
+    web, request = streaming(length=3)
+    request.write_error(b"line\n")
+    request.end()
+    assert web.read()[1].stderr == b"line\n"
+
+
 def test_many_errors_wait_for_the_body_like_output(streaming):
     web, request = streaming()
     with blocked(lambda: [request.write_error(b"x" * KIB) for _ in range(100)]) as write:
@@ -400,50 +426,3 @@ def test_errors_to_a_web_server_that_has_gone_are_lost(wired):
     web.channel.on_failure()
     web.requests[0].write_error(b"line\n")
     web.requests[0].end()
-
-
-# ------------------------------------------------------------------------------ flup's names
-
-
-def test_what_flups_error_pages_and_handlers_use(wired):
-    web = wired()
-    web.deliver(post(7, b"body"))
-    (request,) = web.requests
-    assert request.requestId == 7
-    assert request.flags == 1
-    assert request.role == RESPONDER
-    assert request.server is web.server
-    assert request.aborted is False
-    assert request.params["REQUEST_METHOD"] == "POST"
-    assert request.stdin.read() == b"body"
-    request.stdout.write("Status: 500 caf\xe9\r\n")
-    request.stdout.writelines([b"\r\n", "page"])
-    request.stdout.write(b"")
-    request.stdout.flush()
-    request.stderr.write("line\n")
-    request.end()
-    assert web.response(7) == (b"Status: 500 caf\xe9\r\n\r\npage", True)
-    assert web.answers[7].stderr == b"line\n"
-
-
-def test_flags_without_keep_conn(wired):
-    web = wired()
-    web.deliver(get(keep_conn=False))
-    assert web.requests[0].flags == 0
-
-
-def test_stdin_is_the_applications_stream_once_it_runs(wired):
-    web = wired()
-    web.deliver(post(body=b"body"))
-    (request,) = web.requests
-    stream = request.params["wsgi.input"] = request.input_stream()
-    assert stream.read(2) == b"bo"
-    assert request.stdin.read() == b"dy"
-
-
-def test_bodies_are_told_apart_by_their_stream(wired):
-    web = wired(roles=(FILTER,))
-    web.deliver(wire.request(1, role=FILTER, keep_conn=True, body=b"in", data=b"data"))
-    (request,) = web.requests
-    assert request.read_input(STDIN, 9) == b"in"
-    assert request.read_input(DATA, 9) == b"data"

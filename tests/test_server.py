@@ -240,6 +240,7 @@ def test_beyond_max_connections_an_idle_one_is_closed():
         peers = [stack.enter_context(web.peer()) for _ in range(3)]
         for peer in peers:
             assert peer.request(keep_conn=True).status == 200
+        wait_until(lambda: all(channel.idle for channel in web.server.channels), "idleness")
         assert web.get().status == 200
         assert peers[0].receive_close()
         for peer in peers[1:]:
@@ -295,6 +296,32 @@ def test_a_response_that_nobody_takes_is_timed_out(quick_ticks, caplog):
         peer.sock.send(wire.request())
         assert ended.wait(DEADLINE)
     assert "send_timeout" in caplog.text
+
+
+# ------------------------------------------------------------------------- who may connect
+
+
+@pytest.mark.parametrize(
+    ("addresses", "served"), [("192.0.2.1", False), ("192.0.2.1, 127.0.0.1", True)]
+)
+def test_web_server_addrs(addresses, served, monkeypatch):
+    monkeypatch.setenv("FCGI_WEB_SERVER_ADDRS", addresses)
+    with serving() as web:
+        assert web.server._web_server_addrs == addresses
+        with contextlib.suppress(ConnectionError), web.peer() as peer:
+            assert (peer.request().status == 200) is served
+
+
+def test_unix_peers_are_not_subject_to_web_server_addrs(monkeypatch):
+    monkeypatch.setenv("FCGI_WEB_SERVER_ADDRS", "192.0.2.1")
+    with tempfile.TemporaryDirectory() as folder, serving(bind=folder + "/s") as web:
+        assert web.get().status == 200
+
+
+def test_web_server_addrs_that_are_none(monkeypatch):
+    monkeypatch.setenv("FCGI_WEB_SERVER_ADDRS", "localhost")
+    with pytest.raises(ConfigurationError, match="FCGI_WEB_SERVER_ADDRS"):
+        WSGIServer(hello, bind="127.0.0.1:0").run()
 
 
 # ------------------------------------------------------------------------------ wrong options

@@ -1,5 +1,6 @@
 """Sockets that somebody else opened: descriptors, systemd's, ready ones; who may connect."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -86,6 +87,32 @@ def test_asking_leaves_the_descriptor_alone(listening):
     is_listening(listening.fileno())
     assert listening.getsockname()
     assert listening.getblocking()
+
+
+@needs_posix
+def test_asking_opens_nothing_for_good(listening, tmp_path):
+    with (tmp_path / "file").open("w") as file:
+        for fd in (listening.fileno(), file.fileno(), -1):
+            before = os.dup(file.fileno())
+            os.close(before)
+            is_listening(fd)
+            after = os.dup(file.fileno())
+            os.close(after)
+            assert before == after
+
+
+@needs_posix
+def test_where_the_system_does_not_tell_who_has_no_peer_listens(listening, monkeypatch):
+    """The specification's own test (spec 2.2)."""
+
+    def unknown(*args):
+        raise OSError(errno.ENOPROTOOPT, "as asked")
+
+    monkeypatch.setattr(socket.socket, "getsockopt", unknown)
+    left, right = socket.socketpair()
+    with left, right:
+        assert not is_listening(left.fileno())
+    assert is_listening(listening.fileno())
 
 
 # ---------------------------------------------------------------------- descriptors, sockets

@@ -1,0 +1,56 @@
+"""The names under which flup's users know a request."""
+
+import contextlib
+
+import pytest
+from helpers import Wired, get, post
+
+from fastfcgi.constants import RESPONDER
+
+
+@pytest.fixture
+def wired():
+    with contextlib.ExitStack() as stack:
+
+        def make(**options):
+            made = Wired(**options)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+def test_what_flups_error_pages_and_handlers_use(wired):
+    web = wired()
+    web.deliver(post(7, b"body"))
+    (request,) = web.requests
+    assert request.requestId == 7
+    assert request.flags == 1
+    assert request.role == RESPONDER
+    assert request.server is web.server
+    assert request.aborted is False
+    assert request.params["REQUEST_METHOD"] == "POST"
+    assert request.stdin.read() == b"body"
+    request.stdout.write("Status: 500 caf\xe9\r\n")
+    request.stdout.writelines([b"\r\n", "page"])
+    request.stdout.write(b"")
+    request.stdout.flush()
+    request.stderr.write("line\n")
+    request.end()
+    assert web.response(7) == (b"Status: 500 caf\xe9\r\n\r\npage", True)
+    assert web.answers[7].stderr == b"line\n"
+
+
+def test_flags_without_keep_conn(wired):
+    web = wired()
+    web.deliver(get(keep_conn=False))
+    assert web.requests[0].flags == 0
+
+
+def test_stdin_is_the_applications_stream_once_it_runs(wired):
+    web = wired()
+    web.deliver(post(body=b"body"))
+    (request,) = web.requests
+    stream = request.params["wsgi.input"] = request.input_stream()
+    assert stream.read(2) == b"bo"
+    assert request.stdin.read() == b"dy"
