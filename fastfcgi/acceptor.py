@@ -60,12 +60,19 @@ class Acceptor:
         """Accept again."""
         self._server.engine.watch(self, READ, tick=False)
 
+    def drain(self) -> None:
+        """Take in who is connected already: closing the socket would reset them."""
+        count = -1
+        while count != len(self._server.channels):
+            count = len(self._server.channels)
+            self.on_ready(READ)
+
     def pause(self) -> None:
         """Let connections wait in the kernel's backlog until there is room."""
         self._server.engine.forget(self)
 
     def _is_full(self) -> bool:
-        return len(self._server.channels) >= self._server._max_connections
+        return len(self._server.channels) >= self._server.max_connections
 
     def _one_is_idle(self) -> bool:
         """Whether a connection can be closed for another: its next request may have arrived, so

@@ -65,7 +65,7 @@ class CGIRequest:
             for block in blocks:
                 self.stdout.write(block)
             self.stdout.flush()
-        except BrokenPipeError:
+        except ConnectionError:
             self.aborted = True
             raise RequestAborted("the web server went away") from None
 

@@ -72,6 +72,7 @@ class Channel:
         self.served = 0
         self._requests: dict[int, Request] = {}
         self._mask = READ  # what the loop watches for
+        self._update_due = False  # the loop was asked to call update()
         self._listening_since = 0.0
         self._eof = False
         self._lost = self._closed = self._lingering = False
@@ -137,6 +138,7 @@ class Channel:
     def update(self) -> None:
         """Watch for what is of interest now, or close; by the loop's thread only."""
         with self.lock:
+            self._update_due = False
             if self._closed:
                 return
             if self._lost or self._finished:
@@ -379,7 +381,9 @@ class Channel:
 
     def _tell_loop(self) -> None:
         """Have the loop act on what has changed for it, if anything has."""
-        if self._lost or self._finished or self._wanted() != self._mask:
+        changed = self._lost or self._finished or self._wanted() != self._mask
+        if changed and not self._update_due:
+            self._update_due = True
             self._engine.call_soon(self.update)
 
     def _flush(self) -> None:

@@ -162,11 +162,6 @@ class Connection:
         return any(r.receiving is Receiving.PARAMS for r in self._requests.values())
 
     @property
-    def awaiting_input(self) -> bool:
-        """The STDIN or DATA of an active request is still on its way."""
-        return any(r.receiving is not Receiving.DONE for r in self._requests.values())
-
-    @property
     def should_close(self) -> bool:
         """The last answer is out and the web server did not ask to keep the connection
         (spec 3.5), or a request was abandoned. `input_expected` then tells whether the peer may

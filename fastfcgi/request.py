@@ -305,7 +305,7 @@ class _Output:
     def write(self, data: "bytes | str") -> None:
         """Send data; str as latin-1."""
         if data:
-            self._write(data.encode("latin-1") if isinstance(data, str) else data)
+            self._write(data.encode("latin-1") if isinstance(data, str) else bytes(data))
 
     def writelines(self, lines: "Iterable[bytes | str]") -> None:
         """Send each of the lines."""

@@ -4,13 +4,14 @@ Its names are those of flup.server.fcgi, so that changing the import is the whol
 beside them the ones documented first: bind, threads, socket_mode and their like.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fastfcgi import cgi, constants
@@ -127,7 +128,7 @@ class WSGIServer(FlupNames):
         self._threads = _thread_count(threads, pool, multithreaded)
         self._spare = pool
         self._threadPool = self._new_pool()
-        self._max_connections = _fitting_connections(self.limits.max_connections)
+        self.max_connections = _fitting_connections(self.limits.max_connections)
         self.capability = self._capability()
         self._appLock = threading.Lock()
         self._web_server_addrs: str | None = None
@@ -145,7 +146,7 @@ class WSGIServer(FlupNames):
         per_connection = self.limits.max_requests_per_connection
         requests = min(self._threads + self.limits.queue_size, per_connection)
         return {
-            constants.MAX_CONNS: str(self._max_connections),
+            constants.MAX_CONNS: str(self.max_connections),
             constants.MAX_REQS: str(requests),
             constants.MPXS_CONNS: "1" if per_connection > 1 else "0",
         }
@@ -173,23 +174,33 @@ class WSGIServer(FlupNames):
         self._sockets = self._setupSocket()
         if self._sockets is None:
             self._run_cgi()
-        self._listeners = list(self._sockets)
-        self._gateway = self._new_gateway(run_once=False)
         self._hupReceived = False
-        self._threadPool = self._new_pool()
-        self._engine = Engine(self._threadPool)
-        on_main_thread = threading.current_thread() is threading.main_thread()
-        if on_main_thread:
-            self._installSignalHandlers()
-            wakeup = signal.set_wakeup_fd(self.engine.wake_in.fileno(), warn_on_full_buffer=False)
         try:
-            self._serve()
+            self._listeners = list(self._sockets)
+            self._gateway = self._new_gateway(run_once=False)
+            self._threadPool = self._new_pool()
+            self._engine = Engine(self._threadPool)
+            with self._signals():
+                self._serve()
         finally:
-            if on_main_thread:
-                signal.set_wakeup_fd(wakeup)
-                self._restoreSignalHandlers()
             self._close()
         return self._hupReceived
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Handle signals, where they can be handled: on the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        try:
+            self._installSignalHandlers()
+            wakeup = signal.set_wakeup_fd(self.engine.wake_in.fileno(), warn_on_full_buffer=False)
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(wakeup)
+        finally:
+            self._restoreSignalHandlers()
 
     def stop(self) -> None:
         """End run(): begin no request, finish those that run. From any thread or signal
@@ -198,8 +209,9 @@ class WSGIServer(FlupNames):
         self._going = False
         if second:
             self._hupReceived = False  # TERM after HUP is the end
-        if self._engine is not None:
-            self._engine.call_soon(self._engine.finish if second else self._begin_stop)
+        engine = self._engine  # read once: run() may be ending in another thread
+        if engine is not None:
+            engine.call_soon(engine.finish if second else self._begin_stop)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait, in another thread than run()'s, until the sockets listen.
@@ -236,12 +248,14 @@ class WSGIServer(FlupNames):
 
     def _close(self) -> None:
         """The end of run(), however it came: nothing of it is left."""
+        self._acceptors = []
         for channel in list(self.channels):
             channel.on_failure()
         self._cleanupSocket(self._sockets)
-        self._listeners, self._acceptors = [], []
-        engine, self._engine = self.engine, None
-        engine.close()
+        self._listeners = []
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
         self._ready.clear()
         self._going, self._stopping_until = True, None
         self.shutdown()
@@ -251,13 +265,13 @@ class WSGIServer(FlupNames):
         if self._stopping_until is not None:
             return
         self._stopping_until = time.monotonic() + self.limits.graceful_timeout
-        for acceptor in self._acceptors:
-            acceptor.pause()
-        # Who comes now is refused and can go elsewhere. Sockets that others opened stay, for
-        # others may serve them.
-        for listener in self._listeners:
+        # Who comes now is refused and can go elsewhere; who was there before is served. Sockets
+        # that others opened stay, for others may serve them.
+        for acceptor, listener in zip(self._acceptors, self._listeners, strict=True):
             if listener.owned:
+                acceptor.drain()
                 listener.close()
+            acceptor.pause()
         self._listeners = [listener for listener in self._listeners if not listener.owned]
         for channel in list(self.channels):
             channel.on_stop()
@@ -337,17 +351,10 @@ class WSGIServer(FlupNames):
 
     def channel_closed(self, channel: Channel) -> None:
         """A connection is gone: there is room for another."""
-        full = len(self.channels) >= self._max_connections
+        full = len(self.channels) >= self.max_connections
         self.channels.discard(channel)
         if full:
             self.resume_accepting()
-
-    def make_room(self) -> bool:
-        """Whether one more connection may come; closes an idle one for it if need be."""
-        if len(self.channels) < self._max_connections:
-            return True
-        self.close_longest_idle()
-        return len(self.channels) < self._max_connections
 
     def close_longest_idle(self) -> None:
         """Close the kept connection that has been idle for longest, if there is one."""

@@ -107,18 +107,19 @@ class Listener:
         name = self.sock.getsockname()
         return name.decode("latin-1") if isinstance(name, bytes) else name
 
-    @property
-    def is_unix(self) -> bool:
-        return self.sock.family == getattr(socket, "AF_UNIX", None)
-
     def close(self) -> None:
-        """Close the socket; the file of one that we bound goes too, unless another took it."""
-        self.sock.close()
-        if self.path is not None:
+        """Close the socket; the file of one that we bound goes too, unless another took it.
+
+        It goes first and but once: when the socket is closed, its inode number may be that of
+        the next server's file.
+        """
+        path, self.path = self.path, None
+        if path is not None:
             with contextlib.suppress(OSError):
-                status = os.lstat(self.path)
+                status = os.lstat(path)
                 if (status.st_dev, status.st_ino) == self.inode:
-                    os.unlink(self.path)
+                    os.unlink(path)
+        self.sock.close()
 
 
 def is_listening(fd: int) -> bool:
@@ -133,14 +134,14 @@ def is_listening(fd: int) -> bool:
         os.close(copy)
         return False
     with sock:
-        try:
-            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        except OSError:
-            # Not every system answers; the specification's own test is getpeername.
-            return _has_no_peer(sock)
+        return _listens(sock)
 
 
-def _has_no_peer(sock: socket.socket) -> bool:
+def _listens(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        pass  # not every system answers; the specification's own test is getpeername
     try:
         sock.getpeername()
     except OSError as error:
@@ -190,7 +191,10 @@ def open_listeners(addresses: Iterable[Any], options: SocketOptions) -> list[Lis
 
 def _open(address: Any, options: SocketOptions) -> list[Listener]:
     if isinstance(address, socket.socket):
-        return [adopt(address.fileno())]
+        if not _listens(address):
+            raise ConfigurationError(f"not a listening socket: {address!r}")
+        # A duplicate: the socket itself stays its owner's. (os.dup knows no sockets on Windows.)
+        return [_prepared(Listener(address.dup(), owned=False))]
     parsed = parse_address(address)
     if parsed[0] == "systemd":
         fds = inherited_fds()
@@ -213,9 +217,7 @@ def adopt(fd: int) -> Listener:
     if not is_listening(fd):
         raise ConfigurationError(f"file descriptor {fd} is not a listening socket")
     # A duplicate: the descriptor itself stays open, as fd 0 must.
-    sock = socket.socket(fileno=os.dup(fd))
-    os.set_inheritable(sock.fileno(), False)
-    return _prepared(Listener(sock, owned=False))
+    return _prepared(Listener(socket.socket(fileno=os.dup(fd)), owned=False))
 
 
 def _prepared(listener: Listener) -> Listener:

@@ -102,6 +102,7 @@ class Target:
             else:
                 print(self.process.log()[-4000:])  # pytest shows it with the failure
                 self.process.popen.kill()  # what has failed already need not end in order
+                self.process.wait()
 
     def _process(self, name: str, what: str, argument: Any) -> Process:
         runtime = own_runtime()

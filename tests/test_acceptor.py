@@ -38,7 +38,7 @@ class Server(FakeServer):
         return self.allowed
 
     @property
-    def _max_connections(self):
+    def max_connections(self):
         return self.places
 
     def close_longest_idle(self):
@@ -111,6 +111,15 @@ def test_a_request_that_is_there_already_is_read_at_once(listening):
     accept(acceptor, server, 1)
     (channel,) = server.channels
     wait_until(lambda: server.requests or channel.on_ready(READ))
+
+
+def test_all_that_are_connected_can_be_taken_in(listening):
+    """Before the socket is closed, which would reset them."""
+    acceptor, server, connect = listening()
+    for _ in range(50):
+        connect(wire.request())
+    acceptor.drain()
+    assert len(server.channels) == 50
 
 
 def test_nothing_there_is_no_error_and_does_not_block(listening):
@@ -219,6 +228,26 @@ def test_without_descriptors_an_idle_connection_is_given_up(listening):
     acceptor._listener = Failing(errno.EMFILE)
     acceptor.on_ready(READ)
     assert server.channels == set()
+    assert acceptor in server.engine.masks  # there is room now
+
+
+def test_without_descriptors_it_complains_once_a_while(caplog):
+    server = Server()
+    acceptor = Acceptor(Failing(errno.EMFILE), server)
+    for _ in range(5):
+        acceptor.on_ready(READ)
+    assert caplog.text.count("cannot accept a connection") == 1
+
+
+def test_a_connection_whose_next_request_has_arrived_is_not_given_up(listening):
+    acceptor, server, connect = listening(places=1)
+    first = connect()
+    accept(acceptor, server, 1)
+    (channel,) = server.channels
+    first.sendall(wire.request())
+    connect()
+    wait_until(lambda: (acceptor.on_ready(READ), server.requests)[1])
+    assert server.channels == {channel}
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EAGAIN, errno.EINTR, errno.EPROTO])

@@ -196,7 +196,7 @@ def test_a_web_server_that_has_gone_is_an_abort(request_of):
         request_of(stdout=Closed()).write(b"x")
     request = request_of(stdout=Closed())
     Gateway(echo, run_once=True).handle(request)
-    assert request.abandoned
+    assert request.aborted and request.abandoned
 
 
 def test_cgi_knows_no_filters(request_of):

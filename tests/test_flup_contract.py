@@ -135,6 +135,13 @@ def test_an_unknown_keyword():
         WSGIServer(hello, maxChildren=5)
 
 
+@pytest.mark.parametrize("name", ["minSpare", "maxSpare", "maxThreads"])
+@pytest.mark.parametrize("value", [-1, "5", None])
+def test_what_is_no_number_of_threads(name, value):
+    with pytest.raises(fastfcgi.ConfigurationError, match=name):
+        WSGIServer(hello, **{name: value})
+
+
 def test_keywords_that_are_dropped():
     WSGIServer(hello, jobClass=object, jobArgs=(1, 2))
 
@@ -369,12 +376,17 @@ def test_handler_may_be_overridden():
         def handler(self, req):
             if req.params["PATH_INFO"] == "/busy":
                 return OVERLOADED, 3
+            if req.params["PATH_INFO"] == "/none":
+                super().handler(req)
+                return None
             if req.params["PATH_INFO"] == "/fails":
                 raise RuntimeError
             return super().handler(req)
 
     with Serving(Server(hello, bindAddress=TCP)) as web:
-        assert web.get("/x").body == b"hello /x"
+        for path in ("/x", "/none"):
+            response = web.get(path)
+            assert (response.status, response.ended, response.app_status) == (200, True, 0)
         response = web.get("/busy")
         assert (response.protocol_status, response.app_status) == (OVERLOADED, 3)
         response = web.get("/fails")

@@ -120,9 +120,9 @@ def test_params_of_many_requests_of_one_connection_are_bounded_together(folder):
 
 @pytest.mark.parametrize("keep_conn", [True, False])
 def test_10_000_begun_requests(folder, keep_conn):
-    with Target(folder, memory=4 * MIB, **QUICK) as target, target.peer() as peer:
-        for request_id in range(1, 10_001):
-            peer.send(wire.begin_request(request_id, keep_conn=keep_conn))
+    with Target(folder, memory=4 * MIB, header_timeout=1.5) as target, target.peer() as peer:
+        begins = [wire.begin_request(i, keep_conn=keep_conn) for i in range(1, 10_001)]
+        peer.send(b"".join(begins))
         # All but 128 were refused; those are waited for until their time is over.
         peer.receive_close()
         refused = peer.answers.outputs.values()

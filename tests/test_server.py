@@ -119,6 +119,19 @@ def test_what_get_values_is_answered_with():
         }
 
 
+def test_what_get_values_is_answered_with_where_nothing_is_multiplexed():
+    assert WSGIServer(hello, max_requests_per_connection=1).capability["FCGI_MPXS_CONNS"] == "0"
+    assert WSGIServer(hello, max_requests_per_connection=2).capability["FCGI_MPXS_CONNS"] == "1"
+
+
+def test_no_more_connections_than_descriptors(monkeypatch):
+    resource = pytest.importorskip("resource")
+    for soft, connections in ((200, 136), (10, 1), (resource.RLIM_INFINITY, 500)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, soft=soft: (soft, soft))
+        server = WSGIServer(hello, max_connections=500)
+        assert server.capability["FCGI_MAX_CONNS"] == str(connections)
+
+
 def test_environ_of_the_server():
     seen = {}
 

@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -92,6 +93,23 @@ def test_stopping_leaves_a_given_socket_to_others(gate):
             accepted, _ = listening.accept()
             with accepted:
                 assert accepted.recv(1) == b"\1"
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets here")
+def test_the_next_server_on_its_path_is_left_alone(gate):
+    """A service manager may start it while the former one still finishes requests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = folder + "/s"
+        with serving(gate, bind=path) as web, waiting(web, 1) as (peer,):
+            gate.wait_for(1)
+            web.server.stop()
+            wait_until(lambda: not os.path.exists(path), "its file to go")
+            with serving(bind=path) as following:
+                gate.open.set()
+                assert peer.receive_end().status == 200
+                peer.close()
+                assert web.wait() is False
+                assert following.get().status == 200
 
 
 def test_a_second_stop_does_not_wait(gate):

@@ -231,6 +231,29 @@ def test_a_file_that_another_server_took_over_stays(path, listen):
 
 
 @needs_unix
+def test_closing_again_leaves_the_next_servers_file_alone(path, listen):
+    """File systems give the number of a removed inode to the next file."""
+    listener = listen(path)
+    listener.close()
+    other = listen(path)
+    listener.inode = other.inode
+    listener.close()
+    assert connects(path)
+
+
+@needs_unix
+def test_the_file_goes_while_its_inode_is_still_ours(path, listen, monkeypatch):
+    """Once the socket is closed, a new server's file may have the same inode number."""
+    listener = listen(path)
+    unlink, open_then = os.unlink, []
+    monkeypatch.setattr(
+        os, "unlink", lambda p: (open_then.append(listener.sock.fileno() >= 0), unlink(p))
+    )
+    listener.close()
+    assert open_then == [True]
+
+
+@needs_unix
 def test_a_stale_socket_is_replaced(path, listen):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
