@@ -104,8 +104,12 @@ class Running:
 
     def __exit__(self, *error: object) -> None:
         if self.popen.poll() is None:
-            self.popen.kill()
-            self.popen.wait()
+            self.popen.terminate()  # so that it takes its folder away
+            try:
+                self.popen.wait(wire.DEADLINE)
+            finally:
+                self.popen.kill()
+                self.popen.wait()
 
 
 @pytest.fixture
