@@ -487,6 +487,10 @@ cdef class ParamsDecoder:
             for name, values in self.repeated.items():
                 self.environ[name] = ("; " if name == "HTTP_COOKIE" else ", ").join(values)
         environ, self.environ, self.repeated = self.environ, {}, None
+        # The request may live on for long; nothing of the stream has to.
+        PyMem_Free(self.tail)
+        self.tail = NULL
+        self.tail_size = 0
         return environ
 
     cdef int read_pairs(self, const uint8_t* p, Py_ssize_t size) except -1:

@@ -445,4 +445,6 @@ def describe(request: Request) -> str:
     """A request in a log line: its method and path, without control characters."""
     params = request.params
     path = params.get("SCRIPT_NAME", "") + params.get("PATH_INFO", "")
-    return f"{params.get('REQUEST_METHOD', '?')} {path!r}"
+    # An odd method is shown as it is; a line break in it would make two lines of the log.
+    method = params.get("REQUEST_METHOD", "?")
+    return f"{method if method.isalpha() else repr(method)} {path!r}"

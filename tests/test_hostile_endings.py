@@ -11,7 +11,7 @@ if sys.platform != "linux":
     pytest.skip("what a process holds is read from /proc", allow_module_level=True)
 
 import wire
-from hostile import KIB, MIB, QUICK, Target, push, vanish
+from hostile import KIB, MIB, Target, push, vanish
 from processes import wait_until
 
 START = wire.stdin(1, bytes(1100 * KIB), end=False)  # enough of a body for the application to begin
@@ -42,7 +42,7 @@ def target(module_folder, request):
     folder.mkdir()
     # The most that one of the tests has the server hold is max_unread_total, in bodies that grow in
     # turn and leave holes in the heap: twice that.
-    limits = {"memory": 2 * 16 * MIB, "threads": 16, **QUICK}
+    limits = {"memory": 2 * 16 * MIB, "threads": 16, "linger_timeout": 0.5}
     with Target(folder, tcp=request.param, **limits) as target:
         yield target
 
