@@ -21,6 +21,8 @@ if sys.platform != "linux":
 import wire
 from hostile import KIB, MIB, Target, vanish
 
+pytestmark = pytest.mark.hostile
+
 CAPTURES = Path(__file__).parent / "captures"
 SECONDS = float(os.environ.get("FASTFCGI_FUZZ_SECONDS", "15"))
 SEED = int(os.environ.get("FASTFCGI_FUZZ_SEED", "20"))

@@ -24,6 +24,8 @@ from fastfcgi.constants import (
     UNKNOWN_TYPE,
 )
 
+pytestmark = pytest.mark.hostile
+
 NOISE = random.Random(20).randbytes(100_000)
 
 # The records of a pair that announces 2 GiB, all of which never come.

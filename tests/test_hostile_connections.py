@@ -17,6 +17,8 @@ from processes import DEADLINE, wait_until
 
 from fastfcgi.constants import STDIN
 
+pytestmark = pytest.mark.hostile
+
 FLOOD = wire.stdin(1, bytes(65535), end=False)
 
 

@@ -14,6 +14,8 @@ import wire
 from hostile import KIB, MIB, Target, push, vanish
 from processes import wait_until
 
+pytestmark = pytest.mark.hostile
+
 START = wire.stdin(1, bytes(1100 * KIB), end=False)  # enough of a body for the application to begin
 
 # What was sent when the peer ends it.
