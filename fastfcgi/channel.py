@@ -73,6 +73,7 @@ class Channel:
         self._requests: dict[int, Request] = {}
         self._mask = READ  # what the loop watches for
         self._update_due = False  # the loop was asked to call update()
+        self._multiplexed = False  # requests were active side by side
         self._listening_since = 0.0
         self._eof = False
         self._lost = self._closed = self._lingering = False
@@ -208,7 +209,8 @@ class Channel:
             self._refuse_peer(error, bytes(memoryview(block)[: min(size, 16)]))
             return
         self._time_params(now)
-        if self.connection.paused and self.connection.active > 1:
+        self._multiplexed = self._multiplexed or self.connection.active > 1
+        if self.connection.paused and self._multiplexed:
             # One body that nobody reads must not stop the other requests of the connection.
             for request in self._requests.values():
                 request.spool()

@@ -31,7 +31,8 @@ class Limits:
     max_params_pairs: int = DEFAULT_MAX_PARAMS_PAIRS
     # Of one connection. Beyond: END_REQUEST with OVERLOADED (CANT_MPX_CONN when it is 1).
     max_requests_per_connection: int = DEFAULT_MAX_REQUESTS
-    # Of one request's body that its application has not read. Beyond: nothing more is received.
+    # Of one request's body that its application has not read. Beyond: nothing more is received,
+    # or, on a connection that is multiplexed, the body goes to its file.
     max_unread_stdin: int = DEFAULT_MAX_UNREAD_STDIN
     # Of one connection, all requests together. Beyond: nothing more is received.
     max_unread_total: int = DEFAULT_MAX_UNREAD_TOTAL

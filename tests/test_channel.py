@@ -282,6 +282,21 @@ def test_a_body_that_nobody_reads_does_not_stop_other_requests(wired):
     assert reader.read() == b"a" * 90 * KIB + b"b" * 900 * KIB
 
 
+def test_a_body_that_nobody_reads_does_not_stop_later_requests(wired):
+    """On a connection that the web server is known to multiplex; elsewhere it just waits."""
+    web = wired(max_unread_stdin=100 * KIB)
+    web.deliver(post(1, b"a" * 900 * KIB, end=False))
+    assert web.mask == 0
+    web = wired(max_unread_stdin=100 * KIB)
+    web.deliver(get(1), get(2))
+    for request in list(web.requests):
+        answer(request)
+    web.deliver(post(3, b"a" * 900 * KIB, end=False))
+    assert web.mask == READ
+    web.deliver(get(4))
+    assert web.requests[-1].request_id == 4
+
+
 def test_a_whole_body_that_nobody_reads_does_not_stop_other_requests(wired):
     """It waits for a thread, say, and others of the connection could get one."""
     web = wired(max_unread_stdin=100 * KIB, roles=(RESPONDER,))
