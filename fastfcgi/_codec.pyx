@@ -625,6 +625,19 @@ cdef bytes new_bytes(Py_ssize_t size):
     return PyBytes_FromStringAndSize(NULL, size)
 
 
+cdef int copy_body(object content, uint8_t* out, str record, str section) except -1:
+    """The 8 bytes of a discrete record's content."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
+    try:
+        if view.len != 8:
+            raise RemoteProtocolError(f"{record} of {view.len} bytes, not 8 (spec {section})")
+        memcpy(out, view.buf, 8)
+    finally:
+        PyBuffer_Release(&view)
+    return 0
+
+
 def encode_header(int type, int request_id, int content_length, int padding_length=0):
     """The 8 bytes of a record header (spec 3.3).
 
@@ -740,16 +753,9 @@ def decode_begin_request(content):
     Raises:
         RemoteProtocolError: content has not 8 bytes.
     """
-    cdef Py_buffer view
-    cdef const uint8_t* p
-    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
-    try:
-        if view.len != 8:
-            raise RemoteProtocolError(f"BEGIN_REQUEST of {view.len} bytes, not 8 (spec 5.1)")
-        p = <const uint8_t*>view.buf
-        return (p[0] << 8) | p[1], p[2]
-    finally:
-        PyBuffer_Release(&view)
+    cdef uint8_t p[8]
+    copy_body(content, p, "BEGIN_REQUEST", "5.1")
+    return (p[0] << 8) | p[1], p[2]
 
 
 def encode_end_request(int request_id, uint32_t app_status, int protocol_status):
@@ -774,13 +780,6 @@ def decode_end_request(content):
     Raises:
         RemoteProtocolError: content has not 8 bytes.
     """
-    cdef Py_buffer view
-    cdef const uint8_t* p
-    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
-    try:
-        if view.len != 8:
-            raise RemoteProtocolError(f"END_REQUEST of {view.len} bytes, not 8 (spec 5.5)")
-        p = <const uint8_t*>view.buf
-        return (<uint32_t>p[0] << 24) | (p[1] << 16) | (p[2] << 8) | p[3], p[4]
-    finally:
-        PyBuffer_Release(&view)
+    cdef uint8_t p[8]
+    copy_body(content, p, "END_REQUEST", "5.5")
+    return (<uint32_t>p[0] << 24) | (p[1] << 16) | (p[2] << 8) | p[3], p[4]

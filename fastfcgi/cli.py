@@ -21,10 +21,9 @@ from typing import Any, NoReturn
 
 import fastfcgi
 from fastfcgi import WSGIServer
-from fastfcgi.constants import LISTENSOCK_FILENO
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.http_front import HTTPFront
-from fastfcgi.sockets import is_listening, parse_address
+from fastfcgi.sockets import parse_address
 
 DEFAULT_HTTP = ("127.0.0.1", 8000)
 DEFAULT_NAMES = ("application", "app")
@@ -288,21 +287,7 @@ def _run_serve(options: argparse.Namespace) -> None:
         os.chdir(options.chdir)
     if not options.no_path:
         sys.path.insert(0, os.getcwd())
-    if not options.bind and not options.http and not _was_given_a_socket():
-        raise CommandError(
-            "nothing to serve on: give --bind or --http, or start it by spawn-fcgi, systemd or a "
-            "web server"
-        )
     _serve(load_application(options.target), options.target[0], options)
-
-
-def _was_given_a_socket() -> bool:
-    """Whether this process was started with a listening socket, or as plain CGI.
-
-    Otherwise the server would take a terminal for a CGI request and answer that.
-    """
-    given = ("LISTEN_FDS", "REQUEST_METHOD", "GATEWAY_INTERFACE", "FCGI_FORCE_CGI")
-    return any(os.environ.get(name) for name in given) or is_listening(LISTENSOCK_FILENO)
 
 
 def _serve(application: Application, name: str, options: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ _SPARE_DESCRIPTORS: Final = 64
 _NO_SOCKET: Final = (
     "there is nothing to serve: file descriptor 0 is not a listening socket, systemd passed none,"
     " and this was not started as a CGI program. Start it with spawn-fcgi or from the web server,"
-    " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000'"
+    " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000' (--bind likewise)"
 )
 
 
