@@ -16,7 +16,7 @@ import fastfcgi
 from fastfcgi import WSGIServer
 from fastfcgi.constants import AUTHORIZER, OVERLOADED, RESPONDER
 
-needs_peer = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried where there is poll()")
+needs_peer = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried with poll()")
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets here")
 
 TCP = ("127.0.0.1", 0)

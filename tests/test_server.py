@@ -15,7 +15,7 @@ from helpers import DEADLINE, TEXT, Gate, Serving, hello, serving, wait_until, w
 from fastfcgi import ConfigurationError, WSGIServer
 from fastfcgi.constants import AUTHORIZER, FILTER, RESPONDER
 
-pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried where there is poll()")
+pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried with poll()")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 

@@ -13,7 +13,7 @@ import pytest
 import wire
 from helpers import DEADLINE, Gate, Serving, hello, serving, wait_until, waiting
 
-pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried where there is poll()")
+pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried with poll()")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
