@@ -10,11 +10,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
-# Those that drive the codec hardest; memory limits of whole processes mean nothing under sanitizers.
+# Those that drive the C hardest; memory limits of whole processes mean nothing under sanitizers.
 SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
+cython := $(wildcard fastfcgi/*.pyx fastfcgi/*.pxd)
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
@@ -30,8 +31,8 @@ $(bin)/python:
 	@.ci/python-ready $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
-# Editable: Python files are used where they lie; the codec is compiled again when it changes.
-$(VENV)/.package: $(bin)/python pyproject.toml setup.py fastfcgi/_codec.pyx
+# Editable: Python files are used where they lie; extensions are compiled again when they change.
+$(VENV)/.package: $(bin)/python pyproject.toml setup.py $(cython)
 	$(pip) --editable .
 	@touch $@
 
@@ -61,7 +62,7 @@ test: servers $(VENV)/.extra-test
 
 lint: $(VENV)/.extra-lint
 	$(bin)/ruff check .
-	PATH="$(abspath $(bin)):$$PATH" cython-lint fastfcgi/_codec.pyx
+	PATH="$(abspath $(bin)):$$PATH" cython-lint $(cython)
 	sh -n .ci/python-ready && sh -n tests/install-servers.sh && bash -n .ci/run
 	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(bin)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -69,13 +70,13 @@ lint: $(VENV)/.extra-lint
 
 types: $(VENV)/.extra-lint
 	$(bin)/mypy --strict fastfcgi
-	$(bin)/python -m mypy.stubtest fastfcgi._codec \
+	$(bin)/python -m mypy.stubtest $(patsubst fastfcgi/%.pyx,fastfcgi.%,$(filter %.pyx,$(cython))) \
 		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
 
 bench: $(VENV)/.extra-bench
 	$(bin)/python -m pytest bench/ --benchmark-columns=min,median,ops,rounds $(PYTEST_ARGS)
 
-# Instrumented builds happen in a copy of the tree: a traced codec left behind in fastfcgi/ would
+# Instrumented builds happen in a copy of the tree: a traced extension left behind in fastfcgi/ would
 # be found by the next benchmark.
 copy = rm -rf build/$(1) && mkdir -p build/$(1) && tar -cf - --exclude='*.so' --exclude='*.c' \
 	--exclude=__pycache__ pyproject.toml setup.py README.md LICENSE fastfcgi tests | tar -xf - -C build/$(1)
@@ -99,7 +100,8 @@ sanitize: $(VENV)/.extra-test
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=0 \
 		UBSAN_OPTIONS=print_stacktrace=1 \
 		$(abspath $(bin))/python -m pytest --capture=sys $(SANITIZE_TESTS) \
-		--deselect tests/test_codec_memory.py::test_nothing_leaks $(PYTEST_ARGS)
+		--deselect tests/test_codec_memory.py::test_nothing_leaks \
+		--deselect tests/test_connection_memory.py::test_nothing_leaks $(PYTEST_ARGS)
 
 # --- releasing it ----------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ sdist: $(VENV)/.build
 wheel: sdist
 	$(bin)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
 
-# Without its stamp the codec is built again by the next target that needs it.
+# Without their stamp the extensions are built again by the next target that needs it.
 clean:
 	rm -f .venv*/.package $(VENV)/.package
 	rm -rf build dist wheelhouse *.egg-info fastfcgi/*.so fastfcgi/*.pyd fastfcgi/*.c \

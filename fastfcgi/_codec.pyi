@@ -1,7 +1,26 @@
-from collections.abc import Iterable
 from typing import final
 
 from typing_extensions import Buffer
+
+from fastfcgi._pairs import decode_pairs, encode_pairs
+from fastfcgi._params import ParamsDecoder, ValueCache
+
+__all__ = [
+    "Block",
+    "ParamsDecoder",
+    "ReceiveBuffer",
+    "RecordReader",
+    "ValueCache",
+    "decode_begin_request",
+    "decode_end_request",
+    "decode_pairs",
+    "encode_begin_request",
+    "encode_end_request",
+    "encode_header",
+    "encode_pairs",
+    "encode_record",
+    "encode_stream",
+]
 
 @final
 class Block:
@@ -24,16 +43,6 @@ class RecordReader:
         self, data: Buffer, size: int = -1
     ) -> list[tuple[int, int, bytes | memoryview]]: ...
 
-@final
-class ParamsDecoder:
-    def __init__(
-        self, max_bytes: int = 1048576, max_pairs: int = 1024, reserved: bytes = b""
-    ) -> None: ...
-    @property
-    def received(self) -> int: ...
-    def feed(self, data: Buffer) -> None: ...
-    def finish(self) -> dict[str, str]: ...
-
 def encode_header(
     type: int, request_id: int, content_length: int, padding_length: int = 0
 ) -> bytes: ...
@@ -41,8 +50,6 @@ def encode_record(type: int, request_id: int, content: Buffer = b"") -> bytes: .
 def encode_stream(
     type: int, request_id: int, data: Buffer, max_content: int = 65528, min_padding: int = 0
 ) -> list[Buffer]: ...
-def encode_pairs(pairs: Iterable[tuple[bytes, bytes]]) -> bytes: ...
-def decode_pairs(data: Buffer) -> list[tuple[bytes, bytes]]: ...
 def encode_begin_request(request_id: int, role: int, flags: int) -> bytes: ...
 def decode_begin_request(content: Buffer) -> tuple[int, int]: ...
 def encode_end_request(

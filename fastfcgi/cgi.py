@@ -3,14 +3,15 @@
 What a FastCGI program does when its descriptor 0 is no listening socket (spec 2.2).
 """
 
+import errno
 import io
 import os
 import sys
 from typing import Any, BinaryIO, cast
 
-from fastfcgi.constants import RESPONDER
 from fastfcgi.environ import content_length_of
 from fastfcgi.exceptions import RequestAborted
+from fastfcgi.wsgi import Exchange
 
 # The environment variables of which at least one says that this was started as CGI.
 _SIGNS = ("GATEWAY_INTERFACE", "REQUEST_METHOD")
@@ -33,17 +34,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-class CGIRequest:
-    """The request that the process was started for (the gateway's Request)."""
-
-    role = RESPONDER
+class CGIRequest(Exchange):
+    """The request that the process was started for."""
 
     def __init__(self, stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO | None) -> None:
-        self.params = environment()
+        super().__init__(environment())
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
-        self.aborted = False
         self.abandoned = False
 
     def input_stream(self) -> BinaryIO:
@@ -55,19 +53,31 @@ class CGIRequest:
         """CGI knows no filters."""
         return io.BytesIO()
 
-    def write(self, *blocks: bytes, last: bool = False) -> None:
+    def write(
+        self, head: bytes | None, data: bytes | memoryview | None, last: bool = False
+    ) -> None:
         """Send part of the response.
 
         Raises:
             RequestAborted: The web server reads no more of it.
         """
         try:
-            for block in blocks:
-                self.stdout.write(block)
+            if head:
+                self._write_all(head)
+            if data:
+                self._write_all(data)
             self.stdout.flush()
         except ConnectionError:
             self.aborted = True
             raise RequestAborted("the web server went away") from None
+
+    def _write_all(self, block: bytes | memoryview) -> None:
+        rest = memoryview(block)
+        while rest:
+            written: int | None = self.stdout.write(rest)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, "the web server's pipe does not block")
+            rest = rest[written:]
 
     def write_error(self, data: bytes) -> None:
         """Send to stderr, where web servers take their log from."""
@@ -102,7 +112,8 @@ def standard_request() -> CGIRequest:
 
     From then on, what the application prints goes to stderr: stdout carries the response.
     """
-    stdout = os.fdopen(os.dup(1), "wb")
+    # Unbuffered: a buffer would look into the maps of files that are sent.
+    stdout = cast(BinaryIO, os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
     stderr = sys.stderr.buffer if sys.stderr is not None else None
     return CGIRequest(sys.stdin.buffer, stdout, cast("BinaryIO | None", stderr))

@@ -8,11 +8,10 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from fastfcgi.cgi import CGIRequest
-from fastfcgi.channel import Channel
+from fastfcgi.channel import Channel, Request
 from fastfcgi.constants import REQUEST_COMPLETE
-from fastfcgi.engine import Pool
+from fastfcgi.engine import Engine
 from fastfcgi.exceptions import ConfigurationError
-from fastfcgi.request import Request
 from fastfcgi.sockets import is_allowed
 
 if TYPE_CHECKING:
@@ -38,22 +37,26 @@ def take_pool_options(options: dict[str, Any]) -> dict[str, int]:
     return pool
 
 
-class ThreadPool(Pool):
-    """The pool of threads with the names under which others reach into flup's.
+class ThreadPool:
+    """The names under which others reach into flup's pool of threads.
 
     Args:
-        threads, queue_size: As of Pool.
+        threads: The most threads.
         minSpare, maxSpare: Kept to be read and set; threads are started when needed and stay.
+
+    Attributes:
+        engine: What has the threads, once the server runs.
     """
 
-    def __init__(self, threads: int, queue_size: int, minSpare: int = 1, maxSpare: int = 5) -> None:
-        super().__init__(threads, queue_size)
+    def __init__(self, threads: int, minSpare: int = 1, maxSpare: int = 5) -> None:
+        self.threads = threads
         self.minSpare = minSpare
         self.maxSpare = maxSpare
+        self.engine: Engine | None = None
 
     @property
     def _idleCount(self) -> int:
-        return self.idle
+        return 0 if self.engine is None else self.engine.idle
 
 
 class FlupNames:

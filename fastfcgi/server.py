@@ -15,15 +15,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fastfcgi import cgi, constants
-from fastfcgi._codec import ReceiveBuffer
 from fastfcgi.acceptor import Acceptor
-from fastfcgi.channel import Channel
-from fastfcgi.connection import Connection
+from fastfcgi.channel import Service
+from fastfcgi.connection import ConnectionSettings
 from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options
 from fastfcgi.engine import STOPPING_TICK, Engine
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.limits import LIMIT_NAMES, Limits
-from fastfcgi.request import Request
 from fastfcgi.sockets import (
     DEFAULT_BACKLOG,
     Listener,
@@ -126,8 +124,7 @@ class WSGIServer(FlupNames):
             raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
         self.limits = Limits(**options)
         self._threads = _thread_count(threads, pool, multithreaded)
-        self._spare = pool
-        self._threadPool = self._new_pool()
+        self._threadPool = ThreadPool(self._threads, **pool)
         self.max_connections = _fitting_connections(self.limits.max_connections)
         self.capability = self._capability()
         self._appLock = threading.Lock()
@@ -137,9 +134,8 @@ class WSGIServer(FlupNames):
         self._acceptors: list[Acceptor] = []
         self._sockets: Any = None  # what _setupSocket gave, for _cleanupSocket
         self._listeners: list[Listener] = []
-        self.channels: set[Channel] = set()
-        self.receive_buffer = ReceiveBuffer()
         self._engine: Engine | None = None
+        self._service: Service | None = None
 
     def _capability(self) -> dict[str, str]:
         """What GET_VALUES is answered with (spec 4.1)."""
@@ -178,8 +174,9 @@ class WSGIServer(FlupNames):
         try:
             self._listeners = list(self._sockets)
             self._gateway = self._new_gateway(run_once=False)
-            self._threadPool = self._new_pool()
-            self._engine = Engine(self._threadPool)
+            self._engine = Engine(self._threads, self.limits.queue_size)
+            self._threadPool.engine = self._engine
+            self._service = self._new_service()
             with self._signals():
                 self._serve()
         finally:
@@ -237,7 +234,8 @@ class WSGIServer(FlupNames):
         return [listener.address for listener in self._listeners]
 
     def _serve(self) -> None:
-        self._acceptors = [Acceptor(listener, self) for listener in self._listeners]
+        assert self._service is not None
+        self._acceptors = [Acceptor(one, self, self._service) for one in self._listeners]
         self.resume_accepting()
         if self._overrides("_mainloopPeriodic"):
             self.engine.tickers.add(lambda now: self._mainloopPeriodic())
@@ -268,10 +266,11 @@ class WSGIServer(FlupNames):
         # Who comes now is refused and can go elsewhere; who was there before is served. Sockets
         # that others opened stay, for others may serve them.
         for acceptor, listener in zip(self._acceptors, self._listeners, strict=True):
+            acceptor.pause()
             if listener.owned:
                 acceptor.drain()
+                acceptor.pause()
                 listener.close()
-            acceptor.pause()
         self._listeners = [listener for listener in self._listeners if not listener.owned]
         for channel in list(self.channels):
             channel.on_stop()
@@ -280,25 +279,22 @@ class WSGIServer(FlupNames):
         self._check_stopped(time.monotonic())
 
     def _check_stopped(self, now: float) -> None:
-        pool = self._threadPool
-        if not self.channels and not pool.busy and not pool.pending:
-            self.engine.finish()
+        engine = self.engine
+        if not self.channels and not engine.busy and not engine.pending:
+            engine.finish()
         elif self._stopping_until is not None and now >= self._stopping_until:
             logger.error(
                 "stopped after graceful_timeout=%s s with %d requests unfinished",
                 self.limits.graceful_timeout,
-                pool.busy + pool.pending,
+                engine.busy + engine.pending,
             )
-            self.engine.finish()
+            engine.finish()
 
     def _run_cgi(self) -> None:
         request = cgi.standard_request()
         self._gateway = self._new_gateway(run_once=True)
         self.handler(request)
         sys.exit(1 if request.abandoned else 0)
-
-    def _new_pool(self) -> ThreadPool:
-        return ThreadPool(self._threads, self.limits.queue_size, **self._spare)
 
     def _new_gateway(self, run_once: bool) -> Gateway:
         return Gateway(
@@ -315,12 +311,11 @@ class WSGIServer(FlupNames):
     def _overrides(self, name: str) -> bool:
         return getattr(type(self), name) is not getattr(WSGIServer, name) or name in vars(self)
 
-    # ---- for channels and acceptors -------------------------------------------------------
-
-    def new_connection(self) -> Connection:
-        """The protocol state of one more connection."""
+    def _new_service(self) -> Service:
+        """What the connections of this run share."""
         limits = self.limits
-        return Connection(
+        assert self._gateway is not None
+        settings = ConnectionSettings(
             roles=self.roles,
             max_params_bytes=limits.max_params_bytes,
             max_params_pairs=limits.max_params_pairs,
@@ -329,38 +324,26 @@ class WSGIServer(FlupNames):
             max_unread_total=limits.max_unread_total,
             reserved=b"wsgi.",
             values=self.capability,
+            base=self._gateway.base,
         )
+        service = Service(
+            self, self.engine, self._gateway, limits, settings, self.max_connections,
+            overridden=self._overrides("handler"),
+        )
+        self.engine.deadlines = service.on_deadline
+        return service
 
-    def start_request(self, request: Request) -> bool:
-        """Have a thread run the application; False when there is no room for it."""
-        return self._threadPool.submit(lambda: self._run_request(request))
+    # ---- for channels and acceptors -------------------------------------------------------
 
-    def _run_request(self, request: Request) -> None:
-        protocol_status, app_status = constants.REQUEST_COMPLETE, 0
-        try:
-            if not request.aborted:
-                result = self.handler(request)
-                if result is not None:
-                    # As the system treats an exit code: -1 is as good as another.
-                    protocol_status, app_status = result[0] & 0xFF, result[1] & 0xFFFFFFFF
-        except BaseException:  # of an overridden handler: the gateway lets none through
-            logger.exception("handler() failed")
-            request.abandon()
-        finally:
-            request.end(protocol_status, app_status)
+    @property
+    def channels(self) -> "set[Any]":
+        """The connections that are open."""
+        return set() if self._service is None else self._service.channels
 
-    def channel_closed(self, channel: Channel) -> None:
-        """A connection is gone: there is room for another."""
-        full = len(self.channels) >= self.max_connections
-        self.channels.discard(channel)
-        if full:
-            self.resume_accepting()
-
-    def close_longest_idle(self) -> None:
-        """Close the kept connection that has been idle for longest, if there is one."""
-        idle = [channel for channel in self.channels if channel.idle]
-        if idle:
-            min(idle, key=lambda channel: channel.idle_since).on_failure()
+    @property
+    def checks_peers(self) -> bool:
+        """Whether _isClientAllowed has to be asked about each peer."""
+        return self._allowed is not None or self._overrides("_isClientAllowed")
 
     def resume_accepting(self) -> None:
         """Accept connections, unless the server stops."""

@@ -1,23 +1,25 @@
 """What several test files need: requests in memory, servers in threads and processes."""
 
 import contextlib
+import functools
 import io
 import select
 import socket
 import threading
 import time
+from mmap import mmap
 
 import wire
 
 from fastfcgi import WSGIServer
-from fastfcgi._codec import ReceiveBuffer
-from fastfcgi.channel import Channel
-from fastfcgi.connection import Connection
+from fastfcgi.channel import Channel, Service
+from fastfcgi.connection import ConnectionSettings
 from fastfcgi.constants import RESPONDER
-from fastfcgi.engine import READ, WRITE
+from fastfcgi.engine import READ, WRITE, Engine
 from fastfcgi.exceptions import RequestAborted
 from fastfcgi.limits import Limits
-from fastfcgi.wsgi import Gateway
+from fastfcgi.poller import SelectorPoller
+from fastfcgi.wsgi import Exchange, Gateway
 
 # A loaded machine is slow; a deadline only has to end a test that hangs.
 DEADLINE = 30.0
@@ -26,7 +28,7 @@ TEXT = [("Content-Type", "text/plain")]
 ANSWER = b"Status: 200 OK\r\n\r\nfine"
 
 
-class FakeRequest:
+class FakeRequest(Exchange):
     """Records what the gateway does.
 
     Args:
@@ -34,9 +36,7 @@ class FakeRequest:
     """
 
     def __init__(self, method="GET", body=b"", role=RESPONDER, data=b"", aborted_after=None):
-        self.params = wire.cgi_params(method)
-        self.role = role
-        self.aborted = False
+        super().__init__(wire.cgi_params(method), role)
         self.abandoned = False
         self.writes = []
         self.blocks = []
@@ -51,11 +51,14 @@ class FakeRequest:
     def data_stream(self):
         return self._streams[1]
 
-    def write(self, *blocks, last=False):
+    def write(self, head, data, last=False):
         if len(self.writes) == self._aborted_after:
             self.aborted = True
             raise RequestAborted("gone")
-        assert all(type(block) is bytes for block in blocks)
+        blocks = [block for block in (head, data) if block is not None]
+        assert blocks and all(blocks)
+        assert head is None or type(head) is bytes
+        assert type(data) in (bytes, type(None)) or isinstance(data.obj, mmap)
         self.blocks += blocks
         self.writes.append(b"".join(blocks))
         self.lasts.append(last)
@@ -100,97 +103,127 @@ def answering(result, status="200 OK", headers=TEXT):
     return app
 
 
-# ------------------------------------------------------- a channel without a loop and threads
-
-
-class FakeEngine:
-    """Notes what a channel asks of the loop."""
-
-    def __init__(self):
-        self.masks = {}
-        self.soon = []
-
-    def watch(self, handler, mask, tick=True):
-        self.masks[handler] = mask
-
-    def forget(self, handler):
-        self.masks.pop(handler, None)
-
-    def call_soon(self, call):
-        self.soon.append(call)
-
-    def run_soon(self):
-        while self.soon:
-            self.soon.pop(0)()
+# -------------------------------------------------- channels of an engine that has no threads
 
 
 class FakeServer:
-    """Notes the requests that are to be started; starts none."""
+    """Notes what it is told; serves nothing."""
 
-    def __init__(self, room=True, roles=(RESPONDER,), values=None, **limits):
-        self.limits = Limits(**limits)
-        self.receive_buffer = ReceiveBuffer()
-        self.engine = FakeEngine()
-        self.room = room
-        self.requests = []
-        self.closed = []
-        self._options = {"roles": roles, "values": values}
+    checks_peers = False
 
-    def new_connection(self):
-        limits = self.limits
-        return Connection(
-            max_params_bytes=limits.max_params_bytes,
-            max_requests=limits.max_requests_per_connection,
-            max_unread_stdin=limits.max_unread_stdin,
-            max_unread_total=limits.max_unread_total,
-            **self._options,
-        )
+    def __init__(self):
+        self.calls = []
 
-    def start_request(self, request):
-        if self.room:
-            self.requests.append(request)
-        return self.room
+    def resume_accepting(self):
+        self.calls.append("resume_accepting")
 
-    def channel_closed(self, channel):
-        self.closed.append(channel)
+
+def still_engine(threads=1000, queue_size=0, **options):
+    """An engine that has finished: it watches and queues, and starts no thread. The requests
+    that would run are had from take()."""
+    engine = Engine(threads, queue_size, **options)
+    engine.finish()
+    return engine
+
+
+def new_service(
+    engine, server, app=None, roles=(RESPONDER,), values=None, max_connections=1000, **limits
+):
+    """What the channels of an engine share."""
+    limits = Limits(**limits)
+    settings = ConnectionSettings(
+        roles=roles,
+        max_params_bytes=limits.max_params_bytes,
+        max_requests=limits.max_requests_per_connection,
+        max_unread_stdin=limits.max_unread_stdin,
+        max_unread_total=limits.max_unread_total,
+        values=values,
+    )
+    gateway = Gateway(app or hello)
+    overridden = hasattr(server, "handler")
+    return Service(server, engine, gateway, limits, settings, max_connections, overridden)
+
+
+# The kinds of engine that there are, whatever this Python and this system would choose.
+ENGINES = {
+    "turns": functools.partial(Engine, parallel=False),
+    "parallel": functools.partial(Engine, parallel=True),
+    "selector": lambda *args: Engine(*args, parallel=False, poller=SelectorPoller(False)),
+    "selector, parallel": lambda *args: Engine(*args, parallel=True, poller=SelectorPoller(True)),
+}
+
+
+def engine_threads():
+    """The running threads of engines."""
+    return [one for one in threading.enumerate() if one.name.startswith("fastfcgi-")]
+
+
+def switches(thread):
+    """How often a thread has given the processor up by itself, by waiting (Linux only)."""
+    with open(f"/proc/self/task/{thread.native_id}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("voluntary"))
 
 
 class Wired:
     """A channel, and the web server's end of its connection.
 
-    The test is loop, web server and application in one thread; what waits runs in `blocked`.
+    The test is leader, web server and application in one thread; what waits runs in `blocked`.
+
+    Args:
+        threads, queue_size: So many requests may wait before others are refused.
+        engine: One that runs, which takes the part of leader and application.
+        is_inet: The channel takes its socket, a unix one, for TCP.
+        kind: SOCK_SEQPACKET keeps the borders of what is written.
+        **options: Of new_service.
     """
 
-    def __init__(self, **options):
-        self.server = FakeServer(**options)
-        self.sock, end = socket.socketpair()
+    def __init__(
+        self,
+        threads=1000,
+        queue_size=0,
+        is_inet=False,
+        kind=socket.SOCK_STREAM,
+        engine=None,
+        **options,
+    ):
+        self.server = FakeServer()
+        self._own_engine = engine is None
+        self.engine = still_engine(threads, queue_size) if engine is None else engine
+        self.service = new_service(self.engine, self.server, **options)
+        self.sock, end = socket.socketpair(type=kind)
         self.sock.settimeout(DEADLINE)
-        self.end = end
-        self.channel = Channel(end, "", self.server)
+        end.setblocking(False)
+        self.channel = Channel(self.service, end.detach(), is_inet)
+        self.channel.on_ready(READ)
         self.answers = wire.Answers()
         self.saw_end = False
+        self._requests = []
 
     def close(self):
-        running = list(self.channel._requests.values())
+        running = self.requests if self._own_engine else []
         self.sock.close()
         self.channel.on_failure()
         for request in running:
             request.end()
+        if self._own_engine:
+            self.engine.close()
 
     @property
     def requests(self):
-        return self.server.requests
+        """All that were started."""
+        while taken := self.engine.take():
+            assert taken[0] is self.channel
+            self._requests.append(taken[1])
+        return self._requests
 
     @property
     def mask(self):
-        """What the loop watches the channel for, None when it was closed."""
-        self.server.engine.run_soon()
-        return self.server.engine.masks.get(self.channel)
+        """What the channel is watched for, None when it was closed."""
+        return None if self.closed else max(self.channel.mask, 0)
 
     @property
     def closed(self):
-        self.server.engine.run_soon()
-        return self.channel in self.server.closed
+        return self.channel.closed
 
     def deliver(self, *parts):
         """Send bytes and have the channel take them in, as far as it wants them."""
@@ -200,21 +233,20 @@ class Wired:
             with contextlib.suppress(BlockingIOError):
                 rest = rest[self.sock.send(rest[:65536]) :]
             self.sock.settimeout(DEADLINE)
-            if not self.ready(DEADLINE if rest else 0.2):
+            # A thread in `blocked` that wants more may take it in before us.
+            if not self.ready(0.01 if rest else 0.2) and not (self.mask or 0) & READ:
                 return
         while self.ready(0):
             pass
 
     def ready(self, timeout=DEADLINE):
-        """One round of the loop, if the channel is to receive and something is there."""
-        self.server.engine.run_soon()
-        mask = self.server.engine.masks.get(self.channel, 0 if self.server.closed else READ)
-        if not mask & READ or self.server.closed:
+        """One round of polling, if the channel is to receive and something is there."""
+        if self.closed or not self.mask & READ:
             return False
-        if not select.select([self.end], [], [], timeout)[0]:
+        if not select.select([self.channel.fd], [], [], timeout)[0]:
             return False
         self.channel.on_ready(READ)
-        return not self.server.closed
+        return not self.closed
 
     def hang_up(self):
         """Close the web server's end."""
@@ -227,7 +259,6 @@ class Wired:
 
     def read(self):
         """What the web server has got so far (see wire.Answers)."""
-        self.server.engine.run_soon()
         # A pair of unix sockets hands over at once.
         self.sock.settimeout(0 if hasattr(socket, "AF_UNIX") else 0.2)
         with contextlib.suppress(TimeoutError, BlockingIOError):
@@ -263,7 +294,7 @@ def post(request_id=1, body=b"", length=None, keep_conn=True, end=True):
 
 
 def answer(request, data=ANSWER):
-    request.write(data)
+    request.write(None, data)
     request.end()
 
 

@@ -1,6 +1,10 @@
 """The body of a request: memory, then a file."""
 
+import contextlib
 import errno
+import tracemalloc
+from array import array
+from random import Random
 
 import pytest
 
@@ -167,7 +171,7 @@ def test_the_file_has_no_name(tmp_path, monkeypatch, filled):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     body = filled(b"abc")
     body.spill()
-    if body._file.__class__.__name__ != "_TemporaryFileWrapper":  # Windows cannot unlink it
+    if body.file.__class__.__name__ != "_TemporaryFileWrapper":  # Windows cannot unlink it
         assert list(tmp_path.iterdir()) == []
     body.discard()
     assert list(tmp_path.iterdir()) == []
@@ -195,6 +199,14 @@ def test_max_file_counts_what_is_in_the_file_now(filled):
         assert everything(body) == part
 
 
+def test_a_file_that_lost_its_end_gives_what_it_has(filled):
+    body = filled(b"abcdef")
+    body.spill()
+    body.file.truncate(4)
+    assert body.take(3) == (b"abc", 0)
+    assert body.take(3) == (b"d", 0)
+
+
 def test_a_file_that_cannot_be_made_fails_the_reader_not_the_receiver(
     tmp_path, monkeypatch, filled
 ):
@@ -220,7 +232,7 @@ def test_discard_forgets_what_came_and_what_comes(filled):
 def test_discard_forgets_the_file(filled):
     body = filled(b"abc")
     body.spill()
-    file = body._file
+    file = body.file
     assert body.discard() == 0
     assert file.closed
     assert body.available == 0
@@ -234,3 +246,119 @@ def test_a_discarded_body_still_becomes_complete(filled):
     assert body.complete and not body.ended
     body.end()
     assert body.ended
+
+
+# ---------------------------------------------------------------------------------- memory
+
+KIB = 1024
+
+
+@contextlib.contextmanager
+def allocating(limit):
+    """Inside, never more than `limit` bytes are allocated beyond what was before."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < limit
+
+
+@pytest.mark.parametrize("length", [None, 0, 10**9])
+def test_a_body_that_has_not_come_takes_no_memory(length, filled):
+    with allocating(4 * KIB):
+        filled(content_length=length)
+
+
+def test_an_announced_length_is_not_allocated_before_it_comes(filled):
+    with allocating(100 * KIB):
+        filled(b"x" * 16 * KIB, content_length=10**9)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_takes_little_more_memory_than_its_size(announced, filled):
+    part, length = b"x" * 64 * KIB, 16 * 64 * KIB
+    with allocating(length + 70 * KIB):
+        body = filled(content_length=length if announced else None)
+        for _ in range(16):
+            body.append(part)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_all_of_an_announced_body_is_given_without_a_copy(parts, filled):
+    """As far as one chunk of memory goes, which is 64 KiB."""
+    part = b"x" * 16 * KIB
+    body = filled(*[part] * parts, content_length=parts * len(part))
+    with allocating(10 * KIB):
+        data, freed = body.take(10**9)
+    assert len(data) == freed == parts * len(part)
+    assert body.take(1) == (b"", 0)
+
+
+def test_what_was_given_does_not_change_when_more_comes(filled):
+    body = filled(b"abc", content_length=9)
+    first, _ = body.take(9)
+    body.append(b"def")
+    second, _ = body.take(9)
+    body.append(b"ghi")
+    assert (first, second, body.take(9)[0]) == (b"abc", b"def", b"ghi")
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3])
+def test_a_body_that_is_read_as_it_comes_needs_little_memory(behind, filled):
+    part = b"x" * 64 * KIB
+    with allocating((4 * behind + 6) * len(part)):
+        body = filled(*[part] * behind)
+        for _ in range(100):
+            body.append(part)
+            assert body.take(len(part))[0] == part
+
+
+def test_nothing_is_kept_of_a_body_that_was_read(filled):
+    with allocating(400 * KIB):
+        for _ in range(1000):
+            body = filled(b"x" * 1000, content_length=1000)
+            assert len(body.take(999)[0] + body.take(1)[0]) == 1000
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 65536, 100_000])
+@pytest.mark.parametrize("announced", [True, False])
+def test_every_byte_keeps_its_place(size, announced, filled):
+    """Parts and reads of every size, with some of it always behind."""
+    whole = bytes(range(256)) * 2000
+    body = filled(content_length=len(whole) if announced else None)
+    random, taken, sent = Random(size), [], 0
+    while sent < len(whole):
+        part = whole[sent : sent + random.randrange(1, 2 * size + 2)]
+        assert body.append(part) == len(part)
+        sent += len(part)
+        while random.random() < 0.5:
+            data, freed = body.take(random.randrange(1, 2 * size + 2))
+            assert len(data) == freed
+            taken.append(data)
+    assert b"".join(taken) + everything(body, size) == whole
+    assert body.available == 0
+
+
+@pytest.mark.parametrize("size", [1, 4096, 65536])
+@pytest.mark.parametrize("taken", [1, 7, 4096])
+def test_memory_that_is_full_in_a_circle(size, taken, filled):
+    """What came last lies before what came first in it."""
+    whole = bytes(range(256)) * (2 * size // 256 + 33)
+    body = filled(whole[: size + taken])
+    assert body.take(taken)[0] == whole[:taken]
+    body.append(whole[size + taken : size + 2 * taken])
+    assert body.take(10**9) == (whole[taken : size + 2 * taken], size + taken)
+
+
+def test_any_buffer_is_taken_in_but_one_with_holes(filled):
+    body = filled(bytearray(b"ab"), memoryview(b"12345678").cast("I"), array("B", b"cd"))
+    assert everything(body) == b"ab12345678cd"
+    with pytest.raises(BufferError):
+        body.append(memoryview(b"abcd")[::2])
+    with pytest.raises(TypeError):
+        body.append("text")
+    assert body.available == 0

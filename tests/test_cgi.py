@@ -125,6 +125,28 @@ def test_a_listening_descriptor_0_is_served_unless_cgi_is_forced(options):
     assert (b"as CGI" in done.stderr, b"as FastCGI" in done.stdout) == (bool(options), not options)
 
 
+def test_a_file_is_sent_from_its_map(tmp_path):
+    """And no buffer of ours looks into that."""
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 5000)
+    script = f"""
+        from fastfcgi import WSGIServer
+
+        class Server(WSGIServer):
+            def handler(self, req):
+                print(type(req.stdout).__name__)
+                return super().handler(req)
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return environ["wsgi.file_wrapper"](open({str(tmp_path / "file")!r}, "rb"))
+
+        WSGIServer = Server
+    """
+    done = run(script=script)
+    assert wire.parse_cgi(done.stdout)[2] == bytes(range(256)) * 5000
+    assert (b"FileIO" in done.stderr, done.returncode) == (True, 0)
+
+
 # -------------------------------------------------------------------------------- in memory
 
 
@@ -187,13 +209,39 @@ def test_every_part_is_flushed(request_of):
     assert request.stdout.flushed == b"ab"
 
 
+def test_the_parts_of_a_response_may_be_missing(request_of):
+    request = request_of()
+    request.write(b"head", None)
+    request.write(None, b"data", last=True)
+    assert request.stdout.getvalue() == b"headdata"
+
+
+def test_what_stdout_did_not_take_at_once_is_written_again(request_of):
+    class Narrow(io.BytesIO):
+        def write(self, data):
+            return super().write(data[:3])
+
+    request = request_of(stdout=Narrow())
+    request.write(b"0123456", memoryview(b"789abcdef"))
+    assert request.stdout.getvalue() == b"0123456789abcdef"
+
+
+def test_a_stdout_that_takes_nothing_is_not_asked_for_ever(request_of):
+    class Full(io.BytesIO):
+        def write(self, data):
+            return None
+
+    with pytest.raises(BlockingIOError):
+        request_of(stdout=Full()).write(b"x", None)
+
+
 def test_a_web_server_that_has_gone_is_an_abort(request_of):
     class Closed(io.BytesIO):
         def write(self, data):
             raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(RequestAborted):
-        request_of(stdout=Closed()).write(b"x")
+        request_of(stdout=Closed()).write(None, b"x")
     request = request_of(stdout=Closed())
     Gateway(echo, run_once=True).handle(request)
     assert request.aborted and request.abandoned

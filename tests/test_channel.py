@@ -1,6 +1,8 @@
 """One accepted connection: receiving, starting requests, sending (its end: test_channel_end)."""
 
 import contextlib
+import socket
+import sys
 
 import pytest
 import wire
@@ -84,18 +86,18 @@ def test_requests_of_one_connection_are_started_side_by_side(wired):
 
 
 def test_without_room_the_answer_is_503(wired, caplog):
-    web = wired(room=False)
-    web.deliver(get(keep_conn=True))
-    stdout, ended = web.response()
+    web = wired(threads=1, queue_size=2)
+    web.deliver(get(1), get(2), get(3), get(4))
+    stdout, ended = web.response(4)
     assert stdout.startswith(b"Status: 503 ") and ended
-    assert "queue_size" in caplog.text
-    web.server.room = True
-    web.deliver(get(2))
-    assert [request.request_id for request in web.requests] == [2]
+    assert "queue_size=2" in caplog.text
+    assert [request.request_id for request in web.requests] == [1, 2, 3]
+    web.deliver(get(5))
+    assert [request.request_id for request in web.requests] == [1, 2, 3, 5]
 
 
 def test_without_room_nothing_of_the_request_stays(wired):
-    web = wired(room=False)
+    web = wired(threads=0)
     web.deliver(get())
     assert web.response()[1] and web.channel.idle
     web.half_close()
@@ -104,7 +106,7 @@ def test_without_room_nothing_of_the_request_stays(wired):
 
 def test_without_room_the_answer_comes_after_the_body(wired):
     """Web servers stall or fail over an answer that comes while they send."""
-    web = wired(room=False, body_start=1, max_unread_stdin=100 * KIB)
+    web = wired(threads=0, body_start=1, max_unread_stdin=100 * KIB)
     web.deliver(post(body=b"x", end=False))
     web.deliver(wire.stdin(1, b"x" * 300 * KIB, end=False), get(2))
     assert web.response(2)[0].startswith(b"Status: 503 ")
@@ -143,7 +145,17 @@ def test_a_kept_connection_serves_one_request_after_another(wired):
 
 
 def test_a_connection_that_is_not_kept_is_closed_after_the_response(wired):
+    """By us at once where nothing can be lost by that, as through a unix socket."""
     web = wired()
+    web.deliver(get(keep_conn=False))
+    answer(web.requests[0])
+    assert web.closed and web.channel.fd == -1
+    assert web.response() == (ANSWER, True)
+    assert web.saw_end
+
+
+def test_a_tcp_connection_is_closed_by_the_peer_first(wired):
+    web = wired(is_inet=True)
     web.deliver(get(keep_conn=False))
     answer(web.requests[0])
     assert web.response() == (ANSWER, True)
@@ -153,9 +165,21 @@ def test_a_connection_that_is_not_kept_is_closed_after_the_response(wired):
     assert web.closed
 
 
+def test_a_unix_connection_is_closed_by_the_peer_first_while_it_may_send(wired):
+    """The end of a body known by its length is not waited for."""
+    web = wired()
+    web.deliver(post(body=b"body", length=4, end=False, keep_conn=False))
+    answer(web.requests[0])
+    assert web.response() == (ANSWER, True)
+    assert web.saw_end and not web.closed
+    web.deliver(wire.stdin(1))
+    web.hang_up()
+    assert web.closed
+
+
 def test_before_closing_what_the_peer_still_sends_is_taken_in(wired):
     """Closing with unread bytes would reset the connection (spec 3.5)."""
-    web = wired()
+    web = wired(is_inet=True)
     web.deliver(get(keep_conn=False))
     answer(web.requests[0])
     assert web.mask == READ
@@ -166,7 +190,7 @@ def test_before_closing_what_the_peer_still_sends_is_taken_in(wired):
 
 
 def test_no_more_than_linger_bytes_are_taken_in(wired):
-    web = wired(linger_bytes=100 * KIB)
+    web = wired(is_inet=True, linger_bytes=100 * KIB)
     web.deliver(get(keep_conn=False))
     answer(web.requests[0])
     web.deliver(b"\0" * 90 * KIB)
@@ -176,19 +200,16 @@ def test_no_more_than_linger_bytes_are_taken_in(wired):
     assert web.closed
 
 
-def test_a_response_leaves_in_one_write(wired, monkeypatch):
-    writes = []
-    import fastfcgi.outbox
-
-    send = fastfcgi.outbox._send
-    monkeypatch.setattr("fastfcgi.outbox._send", lambda *args: (writes.append(1), send(*args))[1])
-    web = wired()
-    web.deliver(get(keep_conn=False))
+@pytest.mark.skipif(sys.platform != "linux", reason="a pair of SOCK_SEQPACKET is Linux's")
+def test_a_response_leaves_in_one_write(wired):
+    web = wired(kind=socket.SOCK_SEQPACKET)
+    web.deliver(get())
     web.requests[0].write(ANSWER, b"more", last=True)
-    assert writes == []
+    assert web.read().outputs == {}
     web.requests[0].end()
-    assert len(writes) == 1
-    assert web.response() == (ANSWER + b"more", True)
+    web.answers.feed(web.sock.recv(1 << 16))
+    output = web.answers[1]
+    assert (bytes(output.stdout), output.ended) == (ANSWER + b"more", True)
 
 
 # --------------------------------------------------------------------------------- sending
@@ -199,7 +220,7 @@ def test_what_the_socket_does_not_take_is_sent_later(wired):
     blocks = [bytes([i]) * (i * 201 + 1) for i in range(200)]
     web.deliver(get())
     for block in blocks:
-        web.requests[0].write(block)
+        web.requests[0].write(None, block)
     web.requests[0].end()
     assert web.channel.unsent and web.mask & WRITE
     assert web.read_all()[1].stdout == b"".join(blocks)
@@ -212,7 +233,7 @@ def test_an_application_waits_for_a_web_server_that_takes_nothing(wired):
     web.deliver(get())
     (request,) = web.requests
     block = b"x" * 4 * KIB * KIB
-    with blocked(request.write, block) as write:
+    with blocked(request.write, None, block) as write:
         assert write.waiting()
         web.read_all()
         write.result()
@@ -224,23 +245,12 @@ def test_nothing_is_received_while_too_much_waits_to_be_sent(wired):
     """Else a peer that only asks and never reads would fill the memory."""
     web = wired(max_unsent=KIB)
     web.deliver(get(1), get(2))
-    with blocked(web.requests[0].write, b"x" * 4 * KIB * KIB) as write:
+    with blocked(web.requests[0].write, None, b"x" * 4 * KIB * KIB) as write:
         assert write.waiting()
         assert web.mask == WRITE
         web.read_all()
         write.result()
     assert web.mask == READ
-
-
-def test_sending_without_sendmsg(wired, monkeypatch):
-    monkeypatch.setattr("fastfcgi.outbox._HAS_SENDMSG", False)
-    web = wired()
-    web.deliver(get())
-    blocks = [b"x" * 100_000, b"y" * 70_000, b"z"]
-    for block in blocks:
-        web.requests[0].write(block)
-    web.requests[0].end()
-    assert web.read_all()[1].stdout == b"".join(blocks)
 
 
 # --------------------------------------------------------------- what one body may hold back
@@ -250,7 +260,7 @@ def test_a_body_that_nobody_reads_stops_the_receiving(wired):
     web = wired(max_unread_stdin=100 * KIB)
     web.deliver(post(body=b"x" * 400 * KIB, end=False))
     assert web.mask == 0
-    assert web.requests[0]._stdin.in_memory < 300 * KIB
+    assert web.requests[0].stdin_body.in_memory < 300 * KIB
 
 
 def test_reading_goes_on_when_the_application_reads(wired):

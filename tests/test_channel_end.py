@@ -57,7 +57,7 @@ def test_abort_of_a_running_request_waits_for_its_application(wired):
     assert request.aborted
     assert not web.response()[1]
     with pytest.raises(RequestAborted):
-        request.write(ANSWER)
+        request.write(None, ANSWER)
     request.end()
     assert web.response() == (b"", True)
     assert web.mask == READ
@@ -70,7 +70,7 @@ def test_a_peer_that_vanishes_aborts_what_runs_and_frees_the_descriptor(wired):
     assert web.requests[0].aborted
     assert len(web.requests) == 1
     if hasattr(socket, "AF_UNIX"):
-        assert web.closed and web.channel.fileno() == -1
+        assert web.closed and web.channel.fd == -1
     web.requests[0].end()
     assert web.closed
 
@@ -78,7 +78,7 @@ def test_a_peer_that_vanishes_aborts_what_runs_and_frees_the_descriptor(wired):
 def test_a_reset_aborts_what_runs(wired):
     web = wired()
     web.deliver(get())
-    web.requests[0].write(ANSWER)
+    web.requests[0].write(None, ANSWER)
     web.hang_up()  # with the answer unread
     assert web.requests[0].aborted or not hasattr(socket, "AF_UNIX")
     web.requests[0].end()
@@ -102,7 +102,9 @@ def test_half_closed_within_a_body_aborts(wired):
     assert [request.aborted for request in web.requests] == [True, False]
 
 
-@pytest.mark.parametrize("part", [b"", b"\x01", wire.begin_request(1), get()[:60]])
+@pytest.mark.parametrize(
+    "part", [b"", b"\x01", wire.begin_request(1), get()[:60], post(body=b"x", end=False)]
+)
 def test_half_closed_before_a_whole_request_closes(part, wired):
     web = wired()
     web.deliver(part)
@@ -170,7 +172,6 @@ def test_stopping_serves_what_has_arrived_and_closes_after_it(wired):
     answer(web.requests[0])
     assert web.response() == (ANSWER, True)
     assert web.saw_end
-    web.hang_up()
     assert web.closed
 
 
@@ -191,7 +192,7 @@ def test_a_failure_closes_and_aborts(wired):
     web.requests[0].end()
     web.channel.on_tick(time.monotonic() + 1000)
     web.channel.on_stop()
-    assert web.server.closed == [web.channel]
+    assert web.closed and web.service.channels == set()
 
 
 def test_idle_is_a_connection_with_nothing_under_way(wired):

@@ -214,3 +214,19 @@ def test_bodies_are_decoded_as_the_reference_decodes_them(content):
         assert outcome(getattr(_codec, function), content) == outcome(
             getattr(reference_codec, function), content
         )
+
+
+one_cache = _codec.ValueCache()
+steady_names = st.sampled_from([b"HTTP_HOST", b"HTTP_ACCEPT", b"REQUEST_METHOD", b"SERVER_NAME"])
+few_values = st.binary(max_size=3)
+
+
+@relaxed
+@given(st.lists(st.tuples(steady_names, few_values), max_size=8))
+def test_values_of_earlier_requests_change_nothing(pairs):
+    """What other examples left in the cache is there."""
+    wire = reference_codec.encode_pairs(pairs)
+    decoder, reference = _codec.ParamsDecoder(cache=one_cache), reference_codec.ParamsDecoder()
+    for decode in (decoder, reference):
+        decode.feed(wire)
+    assert decoder.finish() == reference.finish()

@@ -1,158 +1,203 @@
-"""The loop that waits for sockets (the threads: test_engine_pool)."""
+"""The engine's polling, its clock and its end (requests and threads: test_engine_threads)."""
 
 import contextlib
+import gc
+import os
 import socket
+import sys
 import threading
 import time
+import weakref
 
 import pytest
-from helpers import DEADLINE
+from helpers import DEADLINE, ENGINES, Wired, engine_threads, get, switches, wait_until
 
-from fastfcgi.engine import READ, WRITE, Engine, Pool
+from fastfcgi.engine import READ, WRITE, Engine, Handler
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-class Handler:
-    """One end of a pair of sockets, watched; notes what it is told."""
+class Watched(Handler):
+    """One end of a pair of sockets; notes what it is told."""
 
-    def __init__(self, engine, fail=None):
-        self.engine = engine
+    def __init__(self, engine, fail=False):
         self.sock, self.peer = socket.socketpair()
         self.sock.setblocking(False)
-        self.calls = []
-        self.received = b""
+        super().__init__(self.sock.fileno())
+        self.engine = engine
         self.fail = fail
-
-    def fileno(self):
-        return self.sock.fileno()
+        self.calls = []
+        self.threads = set()
+        self.received = b""
 
     def on_ready(self, mask):
         self.calls.append(mask)
-        if self.fail == "on_ready":
+        self.threads.add(threading.current_thread())
+        if self.fail:
             raise RuntimeError("failed as asked")
         if mask & READ:
             self.received += self.sock.recv(100)
-
-    def on_tick(self, now):
-        self.calls.append("tick")
-        if self.fail == "on_tick":
-            raise RuntimeError("failed as asked")
+        if self.engine.parallel:  # it is told once
+            wanted = self.mask
+            self.engine.unwatch(self)
+            self.engine.watch(self, wanted)
 
     def on_failure(self):
         self.calls.append("failure")
-        self.engine.forget(self)
+        self.engine.unwatch(self)
         self.sock.close()
 
 
+@pytest.fixture(params=ENGINES)
+def new_engine(request):
+    """Makes an engine of each kind that there is; its run() is called by running()."""
+    return ENGINES[request.param]
+
+
 @pytest.fixture
-def engine():
-    """An engine; the loop runs in the test's thread, by run_until."""
-    made = Engine(Pool(1, 0))
+def engine(new_engine):
+    made = new_engine(1, 0)
     yield made
     made.close()
 
 
 @pytest.fixture
-def handler(engine):
+def watched(engine):
     with contextlib.ExitStack() as stack:
 
-        def make(fail=None):
-            made = Handler(engine, fail)
+        def make(**options):
+            made = Watched(engine, **options)
             stack.callback(made.sock.close)
             stack.callback(made.peer.close)
+            stack.callback(engine.unwatch, made)
             return made
 
         yield make
 
 
-def run_until(engine, condition):
-    """Run the loop until a condition holds after some tick; fails after a deadline."""
-    engine._finished = False
-    end = time.monotonic() + DEADLINE
-
-    def look(now):
-        if condition() or now > end:
-            engine.finish()
-
-    engine.tick = 0.01
-    engine.tickers.add(look)
-    engine.run()
-    engine.tickers.discard(look)
-    assert condition(), "waited in vain"
+@contextlib.contextmanager
+def running(engine):
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    yield thread
+    engine.finish()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
 
 
-def test_a_handler_is_told_what_is_ready(engine, handler):
-    watched = handler()
-    engine.watch(watched, READ)
-    watched.peer.send(b"abc")
-    run_until(engine, lambda: watched.received)
-    assert watched.received == b"abc"
-    assert {READ, "tick"} >= set(watched.calls)
+# -------------------------------------------------------------------------------- handlers
 
 
-def test_the_mask_can_be_changed(engine, handler):
-    watched = handler()
-    watched.peer.send(b"abc")
-    engine.watch(watched, WRITE, tick=False)
-    run_until(engine, lambda: watched.calls)
-    assert set(watched.calls) == {WRITE}
-    engine.watch(watched, READ | WRITE, tick=False)
-    run_until(engine, lambda: watched.received)
-    assert READ | WRITE in watched.calls
-
-
-def test_a_handler_watched_for_nothing_gets_ticks_only(engine, handler):
-    watched = handler()
-    watched.peer.send(b"abc")
-    engine.watch(watched, 0)
-    run_until(engine, lambda: len(watched.calls) >= 3)
-    assert set(watched.calls) == {"tick"}
-    engine.watch(watched, READ)
-    run_until(engine, lambda: watched.received)
-    engine.watch(watched, 0)
-    watched.peer.send(b"def")
-    seen = len(watched.calls)
-    run_until(engine, lambda: len(watched.calls) > seen + 2)
-    assert watched.received == b"abc"
-
-
-def test_a_forgotten_handler_is_told_nothing(engine, handler):
-    watched, other = handler(), handler()
-    engine.watch(watched, READ)
+def test_a_handler_is_told_what_is_ready(engine, watched):
+    one, other = watched(), watched()
+    engine.watch(one, READ)
     engine.watch(other, READ)
-    engine.forget(watched)
-    engine.forget(watched)
-    watched.peer.send(b"abc")
+    one.peer.send(b"abc")
+    with running(engine) as runs:
+        wait_until(lambda: one.received == b"abc")
+        one.peer.send(b"def")
+        wait_until(lambda: one.received == b"abcdef")
+        assert set(one.calls) == {READ} and one.threads <= set(engine_threads())
+        assert runs not in one.threads and other.calls == []
+
+
+def test_a_handler_may_be_watched_while_others_wait(engine, watched):
+    one = watched()
+    with running(engine):
+        time.sleep(0.05)
+        one.peer.send(b"abc")
+        engine.watch(one, READ)
+        wait_until(lambda: one.received == b"abc")
+
+
+def test_the_mask_can_be_changed(engine, watched):
+    one = watched()
+    one.peer.send(b"abc")
+    assert one.mask == -1
+    engine.watch(one, WRITE)
+    assert one.mask == WRITE
+    with running(engine):
+        wait_until(lambda: one.calls)
+        engine.unwatch(one)
+        assert set(one.calls) == {WRITE}
+        engine.watch(one, READ | WRITE)
+        wait_until(lambda: one.received == b"abc")
+        assert READ | WRITE in one.calls
+        engine.unwatch(one)
+
+
+def test_a_handler_watched_for_nothing_is_told_nothing(engine, watched):
+    one, other = watched(), watched()
+    engine.watch(one, READ)
+    engine.watch(other, READ)
+    engine.watch(one, 0)
+    one.peer.send(b"abc")
     other.peer.send(b"abc")
-    run_until(engine, lambda: other.received)
-    assert watched.calls == []
-    assert watched not in engine._handlers | engine._ticking
+    with running(engine):
+        wait_until(lambda: other.received)
+        assert one.calls == []
+        engine.watch(one, READ)
+        wait_until(lambda: one.received)
 
 
-def test_a_handler_forgotten_by_another_in_the_same_round_is_told_nothing(engine, handler):
-    first, second = handler(), handler()
-    for watched, victim in ((first, second), (second, first)):
-        read = watched.on_ready
-        watched.on_ready = lambda mask, r=read, v=victim: (r(mask), v.on_failure())
-        engine.watch(watched, READ, tick=False)
-        watched.peer.send(b"abc")
-    run_until(engine, lambda: first.calls and second.calls)
-    assert sorted(map(str, first.calls + second.calls)) == [str(READ), "failure"]
+def test_a_forgotten_handler_is_told_nothing(engine, watched):
+    one, other = watched(), watched()
+    engine.watch(one, READ)
+    engine.watch(other, READ)
+    for _ in range(2):
+        engine.unwatch(one)
+        assert one.mask == -1
+    one.peer.send(b"abc")
+    other.peer.send(b"abc")
+    with running(engine):
+        wait_until(lambda: other.received)
+        time.sleep(0.02)
+        assert one.calls == []
 
 
-@pytest.mark.parametrize("fail", ["on_ready", "on_tick"])
-def test_a_handler_that_fails_is_told_so_and_ends_nothing(engine, handler, fail, caplog):
-    watched, other = handler(fail), handler()
-    for each in (watched, other):
-        engine.watch(each, READ)
-        each.peer.send(b"abc")
-    run_until(engine, lambda: other.received and "failure" in watched.calls)
-    assert watched.calls[-1] == "failure" and watched.calls.count("failure") == 1
+def test_a_handler_forgotten_by_another_in_the_same_round_is_told_nothing():
+    """Its descriptor may be another's by now."""
+    engine = Engine(1, 0, parallel=False)
+    first, second = Watched(engine), Watched(engine)
+    with contextlib.closing(engine):
+        for one, victim in ((first, second), (second, first)):
+            told = one.on_ready
+            one.on_ready = lambda mask, told=told, victim=victim: (told(mask), victim.on_failure())
+            engine.watch(one, READ)
+            one.peer.send(b"abc")
+        with running(engine):
+            wait_until(lambda: first.calls and second.calls)
+            time.sleep(0.02)
+        assert sorted(map(str, first.calls + second.calls)) == [str(READ), "failure"]
+        for one in (first, second):
+            one.sock.close()
+            one.peer.close()
+
+
+def test_a_handler_that_fails_is_told_so_and_ends_nothing(engine, watched, caplog):
+    bad, good = watched(fail=True), watched()
+    for one in (bad, good):
+        engine.watch(one, READ)
+        one.peer.send(b"abc")
+    with running(engine):
+        wait_until(lambda: good.received and "failure" in bad.calls)
+    assert bad.calls == [READ, "failure"]
     assert "internal error" in caplog.text and "failed as asked" in caplog.text
+
+
+def test_a_descriptor_that_cannot_be_watched(engine, watched):
+    one = watched()
+    one.sock.close()
+    with pytest.raises((OSError, ValueError)):
+        engine.watch(one, READ)
+    assert one.mask == -1
+
+
+# ----------------------------------------------------------------------- the thread of run()
 
 
 def test_call_soon_from_any_thread(engine):
     calls = []
-    main = threading.current_thread()
 
     def note():
         calls.append(threading.current_thread())
@@ -164,20 +209,27 @@ def test_call_soon_from_any_thread(engine):
     thread.start()
     engine.run()
     thread.join(DEADLINE)
-    assert calls == [main] * 3
+    assert calls == [threading.current_thread()] * 3
 
 
-def test_a_call_wakes_a_loop_that_waits_without_end(engine):
-    """Without handlers there are no ticks."""
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    time.sleep(0.05)
-    called = threading.Event()
-    engine.call_soon(called.set)
-    assert called.wait(DEADLINE)
-    engine.finish()
-    thread.join(DEADLINE)
-    assert not thread.is_alive()
+def test_a_call_that_fails_ends_nothing(engine, caplog):
+    def fail(*args):
+        raise RuntimeError("failed as asked")
+
+    engine.tick = 0.01
+    engine.tickers.add(fail)
+    engine.call_soon(fail)
+    engine.call_soon(lambda: engine.tickers.add(lambda now: engine.finish()))
+    engine.run()
+    assert caplog.text.count("internal error, the server goes on") >= 2
+
+
+def test_a_call_wakes_what_waits_without_end(engine):
+    with running(engine):
+        time.sleep(0.05)
+        called = threading.Event()
+        engine.call_soon(called.set)
+        assert called.wait(DEADLINE)
 
 
 def test_many_wake_ups_do_not_block(engine):
@@ -187,32 +239,39 @@ def test_many_wake_ups_do_not_block(engine):
     engine.run()
 
 
-def test_wake_and_finish_after_the_end_are_no_errors(engine):
-    other = Engine(Pool(1, 0))
-    other.close()
-    other.wake()
-    other.finish()
-    other.call_soon(print)
-
-
-def test_ticks_come_while_there_is_traffic(engine, handler):
-    watched = handler()
-    engine.watch(watched, READ | WRITE)  # ready all the time
-    run_until(engine, lambda: watched.calls.count("tick") >= 3)
-    assert watched.calls.count(WRITE) >= 3
-
-
-def test_ticks_come_no_more_often_than_asked_for(engine, handler):
-    watched = handler()
-    engine.tick = 1000
-    engine.watch(watched, WRITE)
-    on_ready = watched.on_ready
-    watched.on_ready = lambda mask: (on_ready(mask), len(watched.calls) > 50 and engine.finish())
+def test_wake_and_finish_after_the_end_are_no_errors(new_engine):
+    engine = new_engine(1, 0)
+    engine.close()
+    engine.wake()
+    engine.finish()
+    engine.call_soon(print)
     engine.run()
-    assert set(watched.calls) == {WRITE}
 
 
-def test_tickers_are_given_the_time_and_may_take_themselves_out(engine):
+def test_ticks_come_as_often_as_asked_for(engine):
+    times = []
+    engine.tick = 0.05
+    engine.tickers.add(times.append)
+    start = time.monotonic()
+    with running(engine):
+        for _ in range(50):  # wake-ups between them
+            engine.wake()
+            time.sleep(0.005)
+        wait_until(lambda: len(times) >= 3)
+        end = time.monotonic()
+    assert all(b - a > 0.0499 for a, b in zip([start, *times], times, strict=False))
+    assert times[-1] <= end
+
+
+def test_there_are_no_ticks_that_nobody_asked_for(engine, monkeypatch):
+    engine.tick = 1e-6
+    with running(engine):
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.1
+
+
+def test_tickers_may_take_themselves_out(engine):
     times = []
 
     def ticker(now):
@@ -220,32 +279,137 @@ def test_tickers_are_given_the_time_and_may_take_themselves_out(engine):
         if len(times) == 2:
             engine.tickers.discard(ticker)
 
+    engine.tick = 0.001
     engine.tickers.add(ticker)
-    count = iter(range(5))
     start = time.monotonic()
-    run_until(engine, lambda: next(count, None) is None)
+    with running(engine):
+        wait_until(lambda: len(times) == 2)
+        time.sleep(0.02)
     assert len(times) == 2
     assert start < times[0] < times[1] <= time.monotonic()
 
 
-@pytest.mark.parametrize(("ticks", "tick"), [(False, 0), (True, 10)])
-def test_a_quiet_loop_uses_no_processor(engine, handler, ticks, tick):
-    engine.tick = tick  # 0 counts only when nobody wants ticks
-    engine.watch(handler(), READ, tick=ticks)
-    engine.wake()
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    before = time.process_time()
-    time.sleep(0.3)
-    used = time.process_time() - before
-    engine.finish()
-    thread.join(DEADLINE)
-    assert used < 0.15
+# --------------------------------------------------------------------------------- deadlines
 
 
-def test_close_gives_descriptors_back(handler):
-    engine = Engine(Pool(1, 0))
-    ends = (engine._wake_out, engine.wake_in)
+class Deadline:
+    """A connection that is closed when its header_timeout has passed, on an engine that runs.
+
+    Attributes:
+        looks: When the engine looked at its connections.
+    """
+
+    def __init__(self, engine, seconds):
+        self.looks = []
+        self.began = time.monotonic()
+        self.web = Wired(engine=engine, header_timeout=seconds)
+        engine.deadlines = self.look
+
+    def look(self, now):
+        self.looks.append(now)
+        return self.web.service.on_deadline(now)
+
+
+def test_a_deadline_comes_in_time_and_not_before(engine):
+    with running(engine):
+        time.sleep(0.05)
+        case = Deadline(engine, 0.3)
+        with contextlib.closing(case.web):
+            time.sleep(0.2)
+            assert not case.web.closed and case.looks == []
+            wait_until(lambda: case.web.closed)
+            ended = time.monotonic()
+    # How long a loaded machine takes to run a thread is not in our hands.
+    assert 0.3 <= ended - case.began < 0.3 + 2
+    assert len(case.looks) <= 3  # not just often enough to hit it
+    assert all(look - case.began >= 0.3 - 0.001 for look in case.looks)
+
+
+def test_a_later_deadline_wakes_nobody_and_an_earlier_one_does(engine):
+    with running(engine):
+        case = Deadline(engine, 100)
+        with contextlib.closing(case.web):
+            first = engine.wakes_at
+            assert 99 < first - time.monotonic() <= 100
+            case.web.sock.send(get())
+            wait_until(lambda: case.web.channel.served)
+            case.web.response()
+            assert case.web.channel.on_tick(time.monotonic()) > first
+            assert engine.wakes_at == first
+            with contextlib.closing(Deadline(engine, 0.1).web) as other:
+                assert engine.wakes_at < first
+                wait_until(lambda: other.closed)
+
+
+def test_deadlines_that_fail_do_not_end_the_others(engine, caplog):
+    def fail(now):
+        looks.append(now)
+        if len(looks) == 1:
+            raise RuntimeError("failed as asked")
+
+    looks = []
+    with running(engine):
+        case = Deadline(engine, 0.05)
+        with contextlib.closing(case.web):
+            engine.deadlines = fail
+            wait_until(lambda: looks)
+            engine.call_soon(looks.clear)
+            wait_until(lambda: not looks)
+    assert "failed as asked" in caplog.text
+
+
+# ------------------------------------------------------------------------------------ its end
+
+
+def test_all_threads_end(new_engine):
+    before = set(engine_threads())
+    engine = new_engine(4, 0)
+    with running(engine):
+        wait_until(lambda: len(engine_threads()) > len(before))
     engine.close()
-    assert all(end.fileno() == -1 for end in ends)
-    assert engine._selector.get_map() is None
+    assert set(engine_threads()) == before
+    assert (engine.busy, engine.idle, engine.pending) == (0, 0, 0)
+
+
+def test_it_may_end_before_it_runs(new_engine):
+    engine = new_engine(1, 0)
+    engine.finish()
+    engine.run()
+    engine.close()
+    assert engine.idle == 0
+
+
+@linux
+def test_close_gives_descriptors_back(new_engine):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        engine = new_engine(1, 0)
+        with running(engine):
+            pass
+        assert len(os.listdir("/proc/self/fd")) > before
+        engine.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_keeps_an_engine_that_has_ended(new_engine):
+    engine = new_engine(1, 0)
+    with running(engine):
+        pass
+    engine.close()
+    there = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert there() is None
+
+
+@linux
+def test_nothing_wakes_up_while_nothing_happens(engine, watched):
+    """Idle connections and a deadline that is far away included."""
+    case = Deadline(engine, 100)
+    engine.watch(watched(), READ)
+    with contextlib.closing(case.web), running(engine) as runs:
+        wait_until(engine_threads)
+        time.sleep(0.2)
+        before = {one: switches(one) for one in [runs, *engine_threads()]}
+        time.sleep(1)
+        assert {one: switches(one) for one in [runs, *engine_threads()]} == before

@@ -24,7 +24,10 @@ def test_content_length_is_a_number(text, length):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-1", "+1", " 1", "1 ", "1.0", "0x10", "1_000", "ten", "\xb2", "9" * 19, "9" * 9999],
+    [
+        *["", "-1", "+1", " 1", "1 ", "1.0", "0x10", "1_000", "ten", "\xb2", "\u0663", "\u3131"],
+        *["1" * 19, "9" * 19, "1" * 9999, "9" * 9999],
+    ],
 )
 def test_content_length_that_is_not_digits_counts_as_absent(text):
     assert content_length_of({"CONTENT_LENGTH": text}) is None
@@ -205,6 +208,36 @@ def test_script_name_may_be_missing():
 )
 def test_query_string_is_taken_from_request_uri_only_when_empty(params, query):
     assert completed(**params)["QUERY_STRING"] == query
+    assert completed(**params, PATH_INFO="/x")["QUERY_STRING"] == query
+
+
+class Text(str):
+    pass
+
+
+def test_values_of_another_str_class_count_as_well():
+    values = {
+        "CONTENT_LENGTH": "12",
+        "HTTPS": "ON",
+        "REQUEST_METHOD": "PUT",
+        "REQUEST_URI": "/a%20b?c=d",
+    }
+    environ = completed({name: Text(value) for name, value in values.items()})
+    assert environ == completed(values)
+    assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/a b", "c=d")
+    assert content_length_of(environ) == 12
+    assert "REQUEST_METHOD" in completed({"REQUEST_METHOD": Text("")})
+    assert "CONTENT_LENGTH" not in completed({"CONTENT_LENGTH": Text("x")})
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_an_override_by_nothing(nothing):
+    names = ["CONTENT_LENGTH", "REQUEST_METHOD", "REQUEST_URI", "HTTPS", "REQUEST_SCHEME"]
+    names += ["QUERY_STRING", "PATH_INFO", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"]
+    environ = completed(dict.fromkeys(names, nothing), REQUEST_METHOD="PUT", HTTPS="on")
+    for name, value in completed().items():
+        assert environ[name] == value
+    assert "CONTENT_LENGTH" not in environ
 
 
 # ---------------------------------------------------------------------------- override
@@ -225,3 +258,9 @@ def test_override_is_not_changed():
     override = {"SERVER_NAME": "x"}
     completed(override)
     assert override == {"SERVER_NAME": "x"}
+
+
+@pytest.mark.parametrize("environ", [None, [], Text("x"), {}.items()])
+def test_an_environ_is_a_dict(environ):
+    with pytest.raises(TypeError):
+        complete_environ(environ)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,19 +13,26 @@ import pytest
 # From the bottom up. Modules of one floor may use each other, but not in a circle.
 FLOORS = {
     "ground": ["constants", "exceptions"],
-    "codec": ["_codec"],
+    "codec": ["_pairs", "_params", "_codec"],
     "core": ["events", "states", "connection"],
-    "gateway": ["environ", "body", "wsgi"],
+    "gateway": ["environ", "body", "head", "file_wrapper", "wsgi"],
     "server": [
-        *["limits", "sockets", "engine", "outbox", "request", "channel"],
-        *["acceptor", "cgi", "drop_in", "server"],
+        *["limits", "sockets", "poller", "scores", "engine", "outbox", "channel", "acceptor"],
+        *["cgi", "drop_in", "server"],
     ],
     "front door": ["__init__"],
     "tools": ["client", "http_front", "demo", "cli", "__main__"],
 }
 LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in names}
 
-# What Cython brings along at compile time; nothing of it is imported when the module runs.
+# A file that is part of a module of another name; and what the system offers to C, which is no
+# module when it runs.
+PARTS = {"request.pxi": "channel"}
+DECLARATIONS = ("_sys.pxd",)
+LEVEL["_sys"] = LEVEL["poller"]
+
+# What Cython brings along at compile time, for modules in Cython; nothing of it is imported when
+# the module runs.
 CYTHON = {"cython", "cpython", "libc"}
 
 # Known to type checkers; allowed where only they look, under TYPE_CHECKING.
@@ -39,9 +47,19 @@ def _package() -> Path:
 
 
 def _sources() -> dict[str, str]:
-    """Module name -> source text of every .py and .pyx of the package."""
-    paths = [path for path in _package().iterdir() if path.suffix in (".py", ".pyx")]
-    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    """File name -> source text of every .py, .pyx, .pxd and .pxi of the package."""
+    kinds = (".py", ".pyx", ".pxd", ".pxi")
+    paths = [path for path in _package().iterdir() if path.suffix in kinds]
+    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+
+
+def _in_cython(file: str) -> bool:
+    return file.endswith((".pyx", ".pxd", ".pxi"))
+
+
+def _module(file: str) -> str:
+    """The module that a file is, or is part of."""
+    return PARTS.get(file, file.rpartition(".")[0])
 
 
 def _for_checkers_only(tree: ast.Module) -> set[ast.AST]:
@@ -78,17 +96,18 @@ def _cython_imports(text: str) -> Iterator[tuple[str, list[str]]]:
     for match in re.finditer(statement, text, re.MULTILINE):
         module = re.sub(r"^\.+", "fastfcgi.", match[1]).rstrip(".")
         yield module, re.findall(r"\w+", match[2])
-    for match in re.finditer(r"^[ \t]*include[ \t]", text, re.MULTILINE):
-        raise AssertionError(f"a pyx that includes another cannot be checked: {match[0]}")
+    for match in re.finditer(r"^[ \t]*include[ \t]+(\S+)", text, re.MULTILINE):
+        assert match[1].strip("\"'") in PARTS, f"not known: {match[0]}"
 
 
-def _imports(name: str, text: str, run: bool = False) -> Iterator[str]:
-    """Top-level modules from outside, and "fastfcgi.X" for modules of the package.
+def _imports(file: str, text: str, run: bool = False) -> Iterator[str]:
+    """Top-level modules from outside, and "fastfcgi.X" for modules of the package. What Cython
+    cimports counts: its module is loaded, too, when the importing one is.
 
     Args:
         run: only what is imported when the module runs, not what only type checkers read.
     """
-    found = _cython_imports(text) if name == "_codec" else _python_imports(text, run)
+    found = _cython_imports(text) if _in_cython(file) else _python_imports(text, run)
     for module, names in found:
         head, _, rest = module.partition(".")
         if head != "fastfcgi":
@@ -100,36 +119,38 @@ def _imports(name: str, text: str, run: bool = False) -> Iterator[str]:
             yield from modules or ["fastfcgi.__init__"]
 
 
-def _uses(name: str, text: str, run: bool = False) -> list[str]:
-    """The modules of the package that a module imports."""
-    found = _imports(name, text, run)
+def _uses(file: str, text: str, run: bool = False) -> list[str]:
+    """The modules of the package that a file imports."""
+    found = _imports(file, text, run)
     return [module.partition(".")[2] for module in found if module.startswith("fastfcgi.")]
 
 
-def _outside(name: str, text: str, run: bool = False) -> set[str]:
-    """What a module imports from outside the package."""
-    return {module for module in _imports(name, text, run) if not module.startswith("fastfcgi.")}
+def _outside(file: str, text: str, run: bool = False) -> set[str]:
+    """What a file imports from outside the package."""
+    return {module for module in _imports(file, text, run) if not module.startswith("fastfcgi.")}
 
 
 def broken_rules(sources: Mapping[str, str]) -> list[str]:
     """One line for every import that is not allowed, and for every module on no floor."""
-    wrong = [f"{name} is on no floor" for name in sources if name not in LEVEL]
-    for name, text in sources.items():
-        for other in _uses(name, text):
+    wrong = [f"{file} is on no floor" for file in sources if _module(file) not in LEVEL]
+    for file, text in sources.items():
+        for other in _uses(file, text):
             if other not in LEVEL:
-                wrong.append(f"{name} imports fastfcgi.{other}, which is on no floor")
-            elif LEVEL[other] > LEVEL.get(name, len(FLOORS)):
-                wrong.append(f"{name} imports {other}, which is above it")
-        allowed = sys.stdlib_module_names | (CYTHON if name == "_codec" else set())
-        strangers = _outside(name, text, run=True) - allowed
-        strangers |= _outside(name, text) - allowed - TYPE_CHECKERS
-        wrong += [f"{name} imports {module}, not of the standard library" for module in strangers]
+                wrong.append(f"{file} imports fastfcgi.{other}, which is on no floor")
+            elif LEVEL[other] > LEVEL.get(_module(file), len(FLOORS)):
+                wrong.append(f"{file} imports {other}, which is above it")
+        allowed = sys.stdlib_module_names | (CYTHON if _in_cython(file) else set())
+        strangers = _outside(file, text, run=True) - allowed
+        strangers |= _outside(file, text) - allowed - TYPE_CHECKERS
+        wrong += [f"{file} imports {module}, not of the standard library" for module in strangers]
     return wrong
 
 
 def circle(sources: Mapping[str, str]) -> list[str]:
     """Modules that import each other in a circle when they run, or an empty list."""
-    uses = {name: _uses(name, text, run=True) for name, text in sources.items()}
+    uses: dict[str, list[str]] = {}
+    for file, text in sources.items():
+        uses.setdefault(_module(file), []).extend(_uses(file, text, run=True))
     done: set[str] = set()
 
     def walk(name: str, path: list[str]) -> list[str]:
@@ -143,12 +164,12 @@ def circle(sources: Mapping[str, str]) -> list[str]:
         done.add(name)
         return []
 
-    return next((found for name in sources if (found := walk(name, []))), [])
+    return next((found for name in uses if (found := walk(name, []))), [])
 
 
 def test_every_import_points_down() -> None:
     sources = _sources()
-    assert "_codec" in sources
+    assert {"_codec.pyx", "_codec.pxd", "connection.pyx", "connection.pxd"} <= set(sources)
     assert broken_rules(sources) == []
 
 
@@ -157,54 +178,67 @@ def test_no_imports_in_a_circle() -> None:
 
 
 def test_every_file_is_known() -> None:
-    others = {"py.typed", "_codec.pyi", "_codec.pyx"}
     extra = [
         path.name
         for path in _package().iterdir()
-        if path.name not in others
-        and path.name != "__pycache__"
+        if path.name not in ("py.typed", "__pycache__")
         and path.suffix not in (".so", ".pyd")
-        and not (path.suffix == ".py" and path.stem in LEVEL)
+        and path.name not in (*PARTS, *DECLARATIONS)
+        and not (path.suffix in (".py", ".pyx", ".pxd", ".pyi") and path.stem in LEVEL)
     ]
     assert extra == []
 
 
+def test_a_module_is_in_python_or_in_cython() -> None:
+    """One in Cython has types for its users; what it is compiled with lies beside it."""
+    files = {path.name for path in _package().iterdir()}
+    for name in itertools.chain(*FLOORS.values()):
+        in_cython = f"{name}.pyx" in files
+        assert in_cython != (f"{name}.py" in files), name
+        assert in_cython == (f"{name}.pyi" in files), name
+        assert in_cython or f"{name}.pxd" not in files, name
+
+
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("file", "text"),
     [
-        ("constants", "from fastfcgi.exceptions import X\nfrom fastfcgi._codec import Y"),
-        ("connection", "def f():\n    import fastfcgi.wsgi"),
-        ("connection", "from fastfcgi import wsgi"),
-        ("connection", "from fastfcgi import WSGIServer"),
-        ("connection", "import fastfcgi"),
-        ("body", "from . import sockets"),
-        ("body", "from .sockets import X"),
-        ("body", "if TYPE_CHECKING:\n    from fastfcgi.server import WSGIServer"),
-        ("__init__", "from fastfcgi.cli import main"),
-        ("_codec", "from fastfcgi.events cimport X"),
-        ("_codec", "def f():\n    from .connection import (\n        X,\n    )"),
-        ("server", "import typing_extensions"),
-        ("server", "try:\n    from numpy.core import x\nexcept ImportError: pass"),
-        ("server", "if TYPE_CHECKING:\n    import numpy\nelse:\n    x = 1"),
-        ("server", "if TYPE_CHECKING:\n    x = 1\nelse:\n    from typing_extensions import Buffer"),
-        ("_codec", "cimport numpy as np"),
-        ("server", "import cython"),
-        ("server", "from fastfcgi.helpers import x"),
-        ("helpers", "import os"),
+        ("constants.py", "from fastfcgi.exceptions import X\nfrom fastfcgi._codec import Y"),
+        ("connection.py", "def f():\n    import fastfcgi.wsgi"),
+        ("connection.py", "from fastfcgi import wsgi"),
+        ("connection.py", "from fastfcgi import WSGIServer"),
+        ("connection.py", "import fastfcgi"),
+        ("body.py", "from . import sockets"),
+        ("body.py", "from .sockets import X"),
+        ("body.py", "if TYPE_CHECKING:\n    from fastfcgi.server import WSGIServer"),
+        ("__init__.py", "from fastfcgi.cli import main"),
+        ("_codec.pyx", "from fastfcgi.events cimport X"),
+        ("_codec.pyx", "def f():\n    from .connection import (\n        X,\n    )"),
+        ("server.py", "import typing_extensions"),
+        ("server.py", "try:\n    from numpy.core import x\nexcept ImportError: pass"),
+        ("server.py", "if TYPE_CHECKING:\n    import numpy\nelse:\n    x = 1"),
+        ("server.py", "if TYPE_CHECKING:\n    x = 1\nelse:\n    import typing_extensions"),
+        ("_codec.pyx", "cimport numpy as np"),
+        ("_codec.pxd", "from fastfcgi.connection cimport Connection"),
+        ("connection.pyx", "from fastfcgi.wsgi cimport (\n    Exchange,\n    Gateway,\n)"),
+        ("connection.pxd", "from fastfcgi cimport wsgi"),
+        ("connection.pxd", "cimport fastfcgi.helpers"),
+        ("helpers.pxd", "cimport cython"),
+        ("server.py", "import cython"),
+        ("server.py", "from fastfcgi.helpers import x"),
+        ("helpers.py", "import os"),
     ],
 )
-def test_what_is_not_allowed_is_found(name: str, text: str) -> None:
-    assert len(broken_rules({name: text})) == 1
+def test_what_is_not_allowed_is_found(file: str, text: str) -> None:
+    assert len(broken_rules({file: text})) == 1
 
 
 def test_a_circle_is_found() -> None:
-    sources = {"wsgi": "from .body import X", "body": "from fastfcgi import environ"}
+    sources = {"wsgi.py": "from .body import X", "body.py": "from fastfcgi import environ"}
     assert circle(sources) == []
     typed_only = "if typing.TYPE_CHECKING:\n    import fastfcgi.wsgi"
-    assert circle({**sources, "environ": typed_only}) == []
-    assert circle({**sources, "environ": "import fastfcgi.wsgi"}) == [
-        "wsgi",
-        "body",
-        "environ",
-        "wsgi",
-    ]
+    assert circle({**sources, "environ.py": typed_only}) == []
+    for file, text in [
+        ("environ.py", "import fastfcgi.wsgi"),
+        ("environ.pxd", "from fastfcgi.wsgi cimport X"),
+    ]:
+        assert circle({**sources, file: text}) == ["wsgi", "body", "environ", "wsgi"]

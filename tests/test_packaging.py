@@ -22,6 +22,12 @@ pytestmark = pytest.mark.packaging
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
 
+# What is compiled, and the sources that go with it.
+EXTENSIONS = sorted(path.stem for path in ROOT.glob("fastfcgi/*.pyx"))
+CYTHON_FILES = sorted(
+    path.name for path in ROOT.glob("fastfcgi/*") if path.suffix in (".pyx", ".pxd", ".pyi")
+)
+
 # What a clean clone holds; what else lies about (environments, builds, caches) is not copied.
 CLONED = ["fastfcgi", "tests", "bench", "docs", ".github", ".ci"]
 DEBRIS = shutil.ignore_patterns("*.c", "*.so", "*.pyd", "__pycache__", ".*_cache")
@@ -32,10 +38,11 @@ TIMEOUT = 600
 SERVE_ONE_REQUEST = """
 import importlib.machinery, socket, sys, threading
 from fastfcgi import WSGIServer, __version__
-from fastfcgi import _codec, constants
+from fastfcgi import _codec, _pairs, _params, connection, constants
 
-assert _codec.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)), _codec.__file__
-assert _codec.__file__.startswith(sys.prefix), _codec.__file__
+for module in (_codec, _pairs, _params, connection):
+    assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)), module
+    assert module.__file__.startswith(sys.prefix), module
 
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -102,8 +109,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.is_file():
             shutil.copy(path, folder)
     # None of these may get into a distribution, or be compiled in place of the pyx.
-    for name in ["_codec.c", "_codec.so", "_codec.pyd", "_codec.cpython-31-x.so"]:
-        (folder / "fastfcgi" / name).write_text("#error not made from the pyx\n")
+    for name in EXTENSIONS:
+        for ending in ["c", "so", "pyd", "cpython-31-x.so"]:
+            (folder / f"fastfcgi/{name}.{ending}").write_text("#error not made from the pyx\n")
     (folder / "tests" / "__pycache__").mkdir()
     (folder / "tests" / "__pycache__" / "x.cpython-311.pyc").write_bytes(b"")
     return folder
@@ -145,8 +153,8 @@ def test_sdist_has_the_sources_and_nothing_generated(sdist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for wanted in [
         *["LICENSE", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "setup.py"],
-        *["fastfcgi/__init__.py", "fastfcgi/_codec.pyx", "fastfcgi/_codec.pyi"],
-        *["fastfcgi/py.typed", "tests/test_packaging.py"],
+        *[f"fastfcgi/{name}" for name in CYTHON_FILES],
+        *["fastfcgi/__init__.py", "fastfcgi/py.typed", "tests/test_packaging.py"],
     ]:
         assert wanted in names
     generated = (".c", ".so", ".pyd", ".pyc", "__pycache__", ".egg")
@@ -164,11 +172,12 @@ def test_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    for wanted in [f"_codec{suffix}", "_codec.pyx", "_codec.pyi", "py.typed", "__init__.py"]:
+    built = [f"{name}{suffix}" for name in EXTENSIONS]
+    for wanted in [*built, *CYTHON_FILES, "py.typed", "__init__.py"]:
         assert f"fastfcgi/{wanted}" in names
     assert [name for name in names if not name.startswith(("fastfcgi/", "fastfcgi-"))] == []
     package = [name for name in names if name.startswith("fastfcgi/")]
-    endings = (".py", ".pyx", ".pyi", "/py.typed", suffix)
+    endings = (".py", ".pyx", ".pxd", ".pyi", "/py.typed", suffix)
     assert [name for name in package if not name.endswith(endings)] == []
 
 

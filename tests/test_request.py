@@ -8,7 +8,7 @@ import pytest
 import wire
 from helpers import ANSWER, Wired, answer, blocked, get, post
 
-from fastfcgi.constants import AUTHORIZER, DATA, FILTER, OVERLOADED, RESPONDER, STDIN
+from fastfcgi.constants import AUTHORIZER, DATA, FILTER, OVERLOADED, RESPONDER
 from fastfcgi.engine import READ
 from fastfcgi.exceptions import RequestAborted
 
@@ -47,7 +47,7 @@ def test_a_whole_body_is_read_from_memory(wired):
     web.deliver(post(body=b"a\nb\nc"))
     stream = web.requests[0].input_stream()
     assert type(stream) is io.BytesIO
-    assert web.channel.connection._unread == 0
+    assert web.channel.connection.unread == 0
     assert stream.readlines() == [b"a\n", b"b\n", b"c"]
 
 
@@ -127,9 +127,13 @@ def test_a_body_too_long_for_its_file_fails_the_reader(wired, multiplexed):
     if multiplexed:
         web.deliver(get(2))
     web.deliver(post(1, b"x" * 100 * KIB, end=False))
-    if not multiplexed:
-        web.requests[0].spool()
-    web.deliver(wire.stdin(1))
+    if multiplexed:
+        web.deliver(wire.stdin(1))
+    else:
+        with blocked(web.requests[0].write, None, ANSWER) as write:  # which takes it in
+            assert write.waiting()
+            web.deliver(wire.stdin(1))
+            write.result()
     (request,) = (request for request in web.requests if request.request_id == 1)
     with pytest.raises(OSError) as caught:
         request.input_stream().read()
@@ -180,8 +184,8 @@ def test_bodies_are_told_apart_by_their_stream(wired):
     web = wired(roles=(FILTER,))
     web.deliver(wire.request(1, role=FILTER, keep_conn=True, body=b"in", data=b"data"))
     (request,) = web.requests
-    assert request.read_input(STDIN, 9) == b"in"
-    assert request.read_input(DATA, 9) == b"data"
+    assert request.data_stream().read(9) == b"data"
+    assert request.input_stream().read(9) == b"in"
 
 
 # ------------------------------------------------------------- first the body, then the output
@@ -190,7 +194,7 @@ def test_bodies_are_told_apart_by_their_stream(wired):
 def test_no_output_before_the_whole_body_has_arrived(streaming):
     """Web servers stall or fail when an answer comes while they are still sending."""
     web, request = streaming()
-    with blocked(request.write, ANSWER) as write:
+    with blocked(request.write, None, ANSWER) as write:
         assert write.waiting()
         assert web.response() == (b"", False)
         web.deliver(wire.stdin(1, b"def", end=False))
@@ -207,11 +211,11 @@ def test_a_large_body_taken_in_before_the_output_is_read_after_it(streaming):
     stream = request.input_stream()
     assert stream.read1(2) == b"ab"
     body = bytes(range(256)) * 4 * KIB
-    with blocked(request.write, ANSWER) as write:
+    with blocked(request.write, None, ANSWER) as write:
         assert write.waiting()
         web.deliver(wire.stdin(1, body))
         write.result()
-    assert request._stdin.in_memory <= 200 * KIB
+    assert request.stdin_body.in_memory <= 200 * KIB
     assert stream.read() == b"c" + body
     request.end()
 
@@ -219,7 +223,7 @@ def test_a_large_body_taken_in_before_the_output_is_read_after_it(streaming):
 def test_the_end_of_a_body_known_by_its_length_is_waited_for_a_moment_only(streaming):
     """From some web servers it never comes."""
     web, request = streaming(length=3)
-    with blocked(request.write, ANSWER) as write:
+    with blocked(request.write, None, ANSWER) as write:
         write.result()
     assert web.response() == (ANSWER, False)
     request.end()
@@ -228,9 +232,9 @@ def test_the_end_of_a_body_known_by_its_length_is_waited_for_a_moment_only(strea
 
 
 def test_the_end_of_a_body_known_by_its_length_is_waited_for(streaming, monkeypatch):
-    monkeypatch.setattr("fastfcgi.request._END_GRACE", 1000)
+    monkeypatch.setattr("fastfcgi.channel.END_GRACE", 1000)
     web, request = streaming(length=3)
-    with blocked(request.write, ANSWER) as write:
+    with blocked(request.write, None, ANSWER) as write:
         assert write.waiting()
         web.deliver(wire.stdin(1))
         write.result()
@@ -239,11 +243,11 @@ def test_the_end_of_a_body_known_by_its_length_is_waited_for(streaming, monkeypa
 
 def test_an_unread_body_is_thrown_away_with_the_last_output(streaming):
     web, request = streaming(max_unread_stdin=100 * KIB)
-    with blocked(request.write, ANSWER, last=True) as write:
+    with blocked(request.write, None, ANSWER, last=True) as write:
         assert write.waiting()
         web.deliver(wire.stdin(1, b"x" * 900 * KIB))
         write.result()
-    assert request._stdin.available == 0
+    assert request.stdin_body.available == 0
     request.end()
     assert web.response() == (ANSWER, True)
 
@@ -264,7 +268,7 @@ def test_nothing_of_the_body_is_left_when_an_application_writes_nothing(streamin
 def test_the_last_output_waits_for_the_end(wired):
     web = wired()
     web.deliver(get())
-    web.requests[0].write(ANSWER, last=True)
+    web.requests[0].write(ANSWER, None, last=True)
     assert web.response() == (b"", False)
     web.requests[0].end()
     assert web.response() == (ANSWER, True)
@@ -282,11 +286,11 @@ def test_writing_fails_once_the_web_server_has_gone(wired):
     web = wired()
     web.deliver(get())
     (request,) = web.requests
-    request.write(ANSWER)
+    request.write(None, ANSWER)
     web.channel.on_failure()
     for _ in range(2):
         with pytest.raises(RequestAborted):
-            request.write(b"more")
+            request.write(None, b"more")
     request.end()
 
 
@@ -298,7 +302,7 @@ def test_the_first_write_into_a_closed_socket_is_the_loss(wired):
     web.sock.close()
     with pytest.raises(RequestAborted):
         for _ in range(10_000):
-            request.write(b"x")
+            request.write(None, b"x")
     request.end()
     assert web.closed
 
@@ -306,7 +310,7 @@ def test_the_first_write_into_a_closed_socket_is_the_loss(wired):
 def test_a_write_that_waits_is_woken_by_the_loss(wired):
     web = wired(max_unsent=KIB)
     web.deliver(get())
-    with blocked(web.requests[0].write, b"x" * 4_000_000) as write:
+    with blocked(web.requests[0].write, None, b"x" * 4_000_000) as write:
         assert write.waiting()
         web.channel.on_failure()
         with contextlib.suppress(RequestAborted):
@@ -316,7 +320,7 @@ def test_a_write_that_waits_is_woken_by_the_loss(wired):
 def test_abandoned_the_response_does_not_look_complete(wired):
     web = wired()
     web.deliver(get(keep_conn=True))
-    web.requests[0].write(ANSWER)
+    web.requests[0].write(None, ANSWER)
     web.requests[0].abandon()
     web.requests[0].end()
     assert web.response() == (ANSWER, False)
@@ -352,7 +356,7 @@ def test_an_ended_request_cannot_write_into_the_next_of_its_id(wired):
     web.deliver(get())
     old, new = web.requests
     with contextlib.suppress(RequestAborted):
-        old.write(b"from the past")
+        old.write(None, b"from the past")
     old.write_error(b"from the past")
     answer(new)
     assert web.response() == (ANSWER, True)

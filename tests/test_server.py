@@ -172,10 +172,11 @@ def test_debug_shows_the_traceback_to_the_client():
 def test_threads_are_started_when_they_are_needed(gate):
     before = set(threading.enumerate())
     with serving(gate, threads=8) as web:
-        assert len(set(threading.enumerate()) - before) == 1  # run()'s
+        wait_until(lambda: web.server.engine.idle == 1, "the thread that polls")
+        assert len(set(threading.enumerate()) - before) == 2  # and run()'s
         with waiting(web, 3):
             gate.wait_for(3)
-            assert len(set(threading.enumerate()) - before) == 1 + 3
+            assert len(set(threading.enumerate()) - before) == 2 + 3
             gate.open.set()
     wait_until(lambda: set(threading.enumerate()) <= before, "the threads to end")
 
@@ -183,7 +184,7 @@ def test_threads_are_started_when_they_are_needed(gate):
 def test_no_more_requests_run_at_once_than_there_are_threads(gate):
     with serving(gate, threads=3) as web, waiting(web, 10) as peers:
         gate.wait_for(3)
-        wait_until(lambda: web.server._threadPool.pending == 7, "the others to wait")
+        wait_until(lambda: web.server.engine.pending == 7, "the others to wait")
         gate.open.set()
         assert [peer.receive_end().status for peer in peers] == [200] * 10
     assert gate.most == 3
@@ -203,7 +204,7 @@ def test_idle_kept_connections_hold_no_thread():
         for _ in range(2):
             for peer in peers:
                 assert peer.request(keep_conn=True).status == 200
-        wait_until(lambda: web.server._threadPool.busy == 0, "the thread")
+        wait_until(lambda: web.server.engine.busy == 0, "the thread")
 
 
 def test_a_body_on_its_way_holds_no_thread():
@@ -227,7 +228,7 @@ def test_a_body_on_its_way_holds_no_thread():
 def test_beyond_the_queue_the_answer_is_503_and_then_it_recovers(gate, caplog):
     with serving(gate, threads=2, queue_size=3) as web, waiting(web, 5) as peers:
         gate.wait_for(2)
-        wait_until(lambda: web.server._threadPool.pending == 3, "the queue to be full")
+        wait_until(lambda: web.server.engine.pending == 3, "the queue to be full")
         for _ in range(3):
             response = web.get()
             assert response.status == 503 and response.ended and response.closed
@@ -235,7 +236,7 @@ def test_beyond_the_queue_the_answer_is_503_and_then_it_recovers(gate, caplog):
         assert "queue_size" in caplog.text
         gate.open.set()
         assert [peer.receive_end().status for peer in peers] == [200] * 5
-        wait_until(lambda: web.server._threadPool.busy == 0, "the threads")
+        wait_until(lambda: web.server.engine.busy == 0, "the threads")
         assert web.get().status == 200
 
 
@@ -244,7 +245,7 @@ def test_503_leaves_a_kept_connection_usable(gate):
         gate.wait_for(1)
         assert peer.request(keep_conn=True).status == 503
         gate.open.set()
-        wait_until(lambda: web.server._threadPool.busy == 0, "the thread")
+        wait_until(lambda: web.server.engine.busy == 0, "the thread")
         assert peer.request(keep_conn=True).status == 200
 
 

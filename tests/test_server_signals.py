@@ -233,6 +233,23 @@ def test_an_address_in_use_is_one_clear_sentence(path):
         assert get(path).status == 200
 
 
+def test_a_signal_while_the_main_thread_does_not_wait(listening):
+    """No system call is interrupted then, and no line of Python runs in its loop."""
+    more = """
+import ctypes, functools
+def kill():
+    server.wait_ready()
+    # Straight from C to C, in the main thread.
+    server.engine.call_soon(functools.partial(ctypes.CDLL(None).kill, os.getpid(), signal.SIGTERM))
+server = WSGIServer(app)
+threading.Thread(target=kill).start()
+serve(server)
+"""
+    with Script(more, listening) as script:
+        script.expect("ended False")
+        assert script.wait() == 0
+
+
 # ---------------------------------------------------------------------------- descriptor 0
 
 

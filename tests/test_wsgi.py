@@ -9,7 +9,7 @@ import pytest
 from helpers import TEXT, FakeRequest, answering, handled
 
 from fastfcgi.constants import AUTHORIZER, FILTER
-from fastfcgi.wsgi import ErrorStream, FileWrapper
+from fastfcgi.wsgi import ErrorStream, FileWrapper, Gateway
 
 
 def environ_of(request=None, **options):
@@ -56,6 +56,25 @@ def test_environ_override():
 
 def test_the_keys_of_wsgi_are_the_gateways():
     assert environ_of(environ={"wsgi.version": (9, 9)})["wsgi.version"] == (1, 0)
+
+
+@pytest.mark.parametrize("environ", [None, {"app.config": 1}, {"wsgi.version": (9, 9)}])
+def test_params_that_begin_with_the_base_give_the_same_environ(environ):
+    options = {"environ": environ, "multiprocess": True}
+    base = Gateway(answering(b""), **options).base
+    assert bool(base) == (environ is None or "wsgi.version" not in environ)
+    request = FakeRequest()
+    request.params = {**base, **request.params}
+    with_base, without = environ_of(request, **options), environ_of(**options)
+    assert with_base.keys() == without.keys()
+    differing = {name for name in without if with_base[name] != without[name]}
+    assert differing == {"wsgi.input", "wsgi.errors"}
+
+
+def test_the_base_is_each_callers_own():
+    gateway = Gateway(answering(b""))
+    gateway.base.clear()
+    assert gateway.base["wsgi.version"] == (1, 0)
 
 
 def test_a_responder_has_no_role_and_no_data():
@@ -143,7 +162,8 @@ def test_start_response_may_be_called_by_the_first_step_of_the_iterator():
 
 def test_a_small_block_goes_out_with_the_header():
     request = handled(answering([b"x" * 1000]))
-    assert len(request.blocks) == 1
+    assert len(request.writes) == 1
+    assert request.blocks[1] == b"x" * 1000
 
 
 def test_a_large_block_is_not_copied():
@@ -353,6 +373,23 @@ def test_much_of_errors_is_sent_without_a_flush():
     assert len(request.errors) > 90_000
 
 
+def test_errors_are_sent_when_much_has_come_together():
+    class Counting(FakeRequest):
+        sent = 0
+
+        def write_error(self, data):
+            super().write_error(data)
+            self.sent += 1
+
+    request = Counting()
+    errors = ErrorStream(request)
+    for _ in range(1000):
+        errors.write("x" * 100)
+    errors.flush()
+    assert len(request.errors) == 100_000
+    assert request.sent == -(-100_000 // 8200)
+
+
 def test_errors_are_sent_with_a_failure():
     def app(environ, start_response):
         environ["wsgi.errors"].write("before\n")
@@ -380,10 +417,11 @@ def test_flushing_errors_flushes_stderr_too():
         def flush(self):
             self.flushed = self.getvalue()
 
-    errors = ErrorStream(FakeRequest(), Stderr())
+    stderr = Stderr()
+    errors = ErrorStream(FakeRequest(), stderr)
     errors.write("seen\n")
     errors.flush()
-    assert errors._tee.flushed == "seen\n"
+    assert stderr.flushed == "seen\n"
 
 
 def test_errors_need_no_stderr(monkeypatch):

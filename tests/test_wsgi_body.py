@@ -266,7 +266,7 @@ def test_a_failure_over_a_client_that_has_gone_is_no_error_either(caplog):
 def test_the_error_page_can_be_replaced():
     def page(request):
         assert str(sys.exc_info()[1]) == "secret of the application"
-        request.write(b"Status: 599 Mine\r\n\r\nmine")
+        request.write(b"Status: 599 Mine\r\n\r\n", b"mine")
 
     request = handled(failing, error_page=page)
     assert (request.status, request.body) == (599, b"mine")

@@ -1,0 +1,6 @@
+from collections.abc import Iterable
+
+from typing_extensions import Buffer
+
+def encode_pairs(pairs: Iterable[tuple[bytes, bytes]]) -> bytes: ...
+def decode_pairs(data: Buffer) -> list[tuple[bytes, bytes]]: ...

@@ -1,0 +1,22 @@
+from fastfcgi._sys cimport ff_mutex
+from fastfcgi.channel cimport Channel, Service
+from fastfcgi.engine cimport Handler, Worker
+
+
+cdef class Acceptor(Handler):
+    cdef object listener
+    cdef object server
+    cdef Service service
+    cdef bint checks_peers
+    cdef ff_mutex lock        # of paused and what it is watched for
+    cdef bint paused
+    cdef double complained_at
+
+    cdef int accept_some(self, Worker worker) except -1
+    cdef int welcome(self, Py_ssize_t fd, bint is_inet, Worker worker) except -1
+    cdef bint is_allowed(self, Py_ssize_t fd) except -1
+    cdef bint is_full(self) noexcept
+    cdef Channel longest_idle(self)
+    cdef bint one_is_idle(self) except -1
+    cdef int no_descriptors(self, int error) except -1
+    cdef int wait(self) except -1

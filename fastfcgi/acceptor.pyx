@@ -1,0 +1,186 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Accepts connections from a listening socket, as many as there is room for."""
+
+import logging
+import os
+import socket
+
+from libc.errno cimport EMFILE, ENFILE, ENOBUFS, ENOMEM
+
+from fastfcgi._sys cimport ff_accept, ff_close, ff_free_mutex, ff_lock, ff_now, ff_unlock
+from fastfcgi.channel cimport Channel, Service
+from fastfcgi.engine cimport Handler, Worker
+
+logger = logging.getLogger("fastfcgi")
+
+cdef enum:
+    READ = 1
+    # Connections accepted in a row before others get their turn.
+    BATCH = 16
+
+# Seconds between two complaints of the same kind.
+cdef double PATIENCE = 1.0
+
+
+cdef class Acceptor(Handler):
+    """Watches one listening socket.
+
+    Args:
+        listener: A fastfcgi.sockets.Listener.
+        server: Says who may connect, and is asked to make room.
+        service: What the channels share.
+    """
+
+    def __init__(self, listener, server, Service service):
+        self.listener = listener
+        self.server = server
+        self.service = service
+        self.fd = listener.sock.fileno()
+        self.checks_peers = server.checks_peers
+        self.complained_at = -PATIENCE
+
+    def __dealloc__(self):
+        ff_free_mutex(&self.lock)
+
+    def resume(self):
+        """Accept again."""
+        ff_lock(&self.lock)
+        try:
+            self.paused = False
+            self.service.engine.set_mask(self, READ, True)
+        finally:
+            ff_unlock(&self.lock)
+
+    def pause(self):
+        """Let connections wait in the kernel's backlog until there is room."""
+        ff_lock(&self.lock)
+        try:
+            self.paused = True
+            self.service.engine.forget(self)
+        finally:
+            ff_unlock(&self.lock)
+
+    def drain(self):
+        """Take in who is connected already: closing the socket would reset them."""
+        while self.accept_some(None):
+            pass
+
+    def on_ready(self, mask):
+        """Somebody connects."""
+        self.ready(mask, None)
+
+    cdef int ready(self, int mask, Worker worker) except -1:
+        self.accept_some(worker)
+        if self.service.engine.parallel:
+            ff_lock(&self.lock)
+            try:
+                if not self.paused:
+                    self.mask = 0  # the poller has told of it once
+                    self.service.engine.set_mask(self, READ, True)
+            finally:
+                ff_unlock(&self.lock)
+        return 0
+
+    cdef int accept_some(self, Worker worker) except -1:
+        """Returns how many were accepted."""
+        cdef int accepted, is_inet = False
+        cdef Py_ssize_t fd
+        for accepted in range(BATCH):
+            if self.is_full() and not self.one_is_idle():
+                self.wait()
+                return accepted
+            fd = ff_accept(self.fd, &is_inet)
+            if fd < 0:
+                # Nothing there, as a rule: another process that shares the socket was first.
+                if -fd in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                    self.no_descriptors(-fd)
+                return accepted
+            if self.is_full():
+                # Only now: had nobody been there, it would have been closed for nothing.
+                self.close_longest_idle()
+            self.welcome(fd, is_inet, worker)
+        return BATCH
+
+    cdef int welcome(self, Py_ssize_t fd, bint is_inet, Worker worker) except -1:
+        cdef Channel channel
+        if self.checks_peers and not self.is_allowed(fd):
+            ff_close(fd)
+            return 0
+        channel = Channel.__new__(Channel)
+        channel.open(self.service, fd, is_inet)
+        try:
+            # The request is there already as a rule: read it now, not after another wait.
+            channel.ready(READ, worker)
+        except Exception:
+            logger.exception("internal error, the connection is closed")
+            channel.on_failure()
+        return 0
+
+    cdef bint is_allowed(self, Py_ssize_t fd) except -1:
+        sock = socket.socket(fileno=fd)
+        try:
+            peer = sock.getpeername()
+        except OSError:
+            return False  # gone already
+        finally:
+            sock.detach()
+        if self.server._isClientAllowed(peer):
+            return True
+        logger.warning("connection from %r refused: not in FCGI_WEB_SERVER_ADDRS", peer)
+        return False
+
+    # ---- when there is no room -------------------------------------------------------------
+
+    cdef bint is_full(self) noexcept:
+        return len(self.service.channels) >= self.service.max_connections
+
+    cdef Channel longest_idle(self):
+        idle = [channel for channel in list(self.service.channels) if channel.idle]
+        return min(idle, key=_idle_since) if idle else None
+
+    cdef bint one_is_idle(self) except -1:
+        """Whether a connection can be closed for another: its next request may have arrived, so
+        it has to be looked for."""
+        cdef Channel longest = self.longest_idle()
+        while longest is not None:
+            longest.on_ready(READ)
+            if longest.idle:
+                return True
+            longest = self.longest_idle()
+        return False
+
+    def close_longest_idle(self):
+        """Close the kept connection that has been idle for longest, if there is one."""
+        cdef Channel longest = self.longest_idle()
+        if longest is not None:
+            longest.on_failure()
+
+    cdef int no_descriptors(self, int error) except -1:
+        now = ff_now()
+        if now - self.complained_at >= PATIENCE:
+            self.complained_at = now
+            logger.error("cannot accept a connection: %s", OSError(error, os.strerror(error)))
+        before = len(self.service.channels)
+        self.one_is_idle()  # as far as is known after a look at it
+        self.close_longest_idle()
+        if len(self.service.channels) == before:
+            # The application may give some back.
+            self.wait()
+        return 0
+
+    cdef int wait(self) except -1:
+        """Accept nothing before a connection closes, or the next tick."""
+        self.pause()
+        self.service.is_full = True
+        self.service.engine.tickers.add(self._again)
+        self.service.engine.wake()
+        return 0
+
+    def _again(self, now):
+        self.service.engine.tickers.discard(self._again)
+        self.service.is_full = False
+        self.server.resume_accepting()
+
+
+def _idle_since(channel):
+    return channel.idle_since

@@ -1,0 +1,364 @@
+# A request between whoever receives it and the thread that runs its application; part of
+# channel.pyx, because each of the two knows the other.
+
+# Bytes a streamed body is read by, and the size of its buffer for readline().
+_READ_SIZE = 64 * 1024
+
+cdef enum:
+    # Bytes of STDERR held back while the body is still arriving.
+    MAX_HELD_ERRORS = 64 * 1024
+
+# Seconds that the end of a body is waited for after CONTENT_LENGTH bytes of it have come: it is
+# on its way from most web servers, and never comes from some.
+END_GRACE = 0.2
+
+
+cdef class Request(Exchange):
+    """A request that runs or is about to (the gateway's, and flup's).
+
+    Attributes:
+        params: The environ entries; the application's environ once it runs.
+        role: RESPONDER, AUTHORIZER or FILTER.
+        aborted: The web server gave the request up or went away.
+    """
+
+    # ---- whoever receives, with the lock held ----------------------------------------------
+
+    cdef int begin(self, dict params) except -1:
+        """Its PARAMS are complete."""
+        cdef Service service = self.channel.service
+        cdef int64_t length = 0 if self.role == AUTHORIZER else content_length(params)
+        self.params = params
+        self.stdin_body = new_body(length, service.max_body_file)
+        if self.role == FILTER:
+            self.data_body = new_body(-1, service.max_body_file)
+        self.input_at = self.channel.received_at
+        return 0
+
+    cdef Body body_of(self, int stream):
+        return self.stdin_body if stream == TYPE_STDIN else self.data_body
+
+    cdef bint has_all_input(self) noexcept:
+        """All of the body that will be read is here."""
+        if self.stdin_body is not None and not self.stdin_body.complete:
+            return False
+        return self.data_body is None or self.data_body.complete
+
+    cdef bint is_ready(self, bint paused) noexcept:
+        """Whether the application can start: its body is here, or enough of it to begin with.
+
+        Args:
+            paused: Nothing more is received before somebody reads.
+        """
+        cdef Body body = self.stdin_body
+        if body.complete or paused:
+            return True
+        return body.in_memory + body.in_file >= self.channel.service.body_start
+
+    cdef int refuse(self) except -1:
+        """There is no room for it: nobody will read its body."""
+        self.refused = True
+        for body in (self.stdin_body, self.data_body):
+            if body is not None:
+                self.channel.acknowledge(self, (<Body>body).discard())
+        return 0
+
+    cdef bytes busy_answer(self):
+        """What it is told then, in the words that every web server knows."""
+        body = b"" if self.params.get("REQUEST_METHOD") == "HEAD" else b"The server is busy.\n"
+        return (
+            b"Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
+            b"Retry-After: 1\r\n\r\n" + body
+        )
+
+    cdef int spool(self) except -1:
+        """Take in the body to memory and file from now on, whoever reads it and when."""
+        self.spooling = True
+        for body in (self.stdin_body, self.data_body):
+            if body is not None and not (<Body>body).ended:
+                self.channel.acknowledge(self, self.spill(body))
+        return 0
+
+    cdef Py_ssize_t spill(self, Body body) except -1:
+        """Move a body to its file when memory must hold no more; returns the bytes freed."""
+        cdef Channel channel = self.channel
+        if body.in_memory > channel.service.max_body_memory or channel.connection.is_paused():
+            return body.spill()
+        return 0
+
+    cdef int give_up(self) except -1:
+        """ABORT_REQUEST, or the connection is lost."""
+        self.aborted = True
+        for body in (self.stdin_body, self.data_body):
+            if body is not None:
+                (<Body>body).abort()
+        return self.channel.notify()
+
+    cdef int close(self) except -1:
+        """Nobody reads the body any more: give back its memory and its file."""
+        for body in (self.stdin_body, self.data_body):
+            if body is not None:
+                (<Body>body).abort()
+                (<Body>body).discard()
+        return 0
+
+    # ---- the application's thread ----------------------------------------------------------
+
+    cdef double run(self) except -1:
+        """Have the application answer it, and end it."""
+        cdef Service service = self.channel.service
+        cdef int protocol_status = 0
+        cdef uint32_t app_status = 0
+        cdef double now
+        try:
+            if self.aborted:
+                pass
+            elif service.handler is None:
+                service.gateway.handle(self)
+            else:
+                result = service.handler(self)
+                if result is not None:
+                    # As the system treats an exit code: -1 is as good as another.
+                    protocol_status, app_status = result[0] & 0xFF, result[1] & 0xFFFFFFFF
+        except BaseException:  # of an overridden handler: the gateway lets none through
+            logger.exception("handler() failed")
+            self.abandoned = True
+        now = ff_now()
+        self.finish(protocol_status, app_status, now)
+        return now
+
+    cpdef object input_stream(self):
+        """wsgi.input: the body up to its end, whatever CONTENT_LENGTH says of it."""
+        return self.stream(TYPE_STDIN)
+
+    cpdef object data_stream(self):
+        """A filter's DATA (spec 6.4)."""
+        return self.stream(TYPE_DATA)
+
+    cdef object stream(self, int stream):
+        cdef Body body = self.body_of(stream)
+        cdef Py_ssize_t freed = 0
+        cdef bytes data
+        ff_lock(&self.channel.lock)
+        try:
+            if body.complete and body.failure is None and not body.in_file and not self.aborted:
+                if body.in_memory == 0:
+                    return io.BytesIO()
+                data = body.take_bytes(body.in_memory, &freed)
+                self.channel.acknowledge(self, freed)
+                return io.BytesIO(data)
+        finally:
+            ff_unlock(&self.channel.lock)
+        return io.BufferedReader(_BodyReader(self, stream), _READ_SIZE)
+
+    cdef Py_ssize_t read_into(self, int stream, uint8_t* p, Py_ssize_t size) except -1:
+        """Up to `size` bytes of a body; waits for at least one; 0 at its end.
+
+        Raises:
+            RequestAborted: The web server went away before the body was complete.
+            OSError: The body was too long for its temporary file, or that file failed.
+        """
+        cdef Body body = self.body_of(stream)
+        cdef Py_ssize_t freed, taken
+        ff_lock(&self.channel.lock)
+        try:
+            while True:
+                freed = 0
+                taken = body.take_into(p, size, &freed)
+                self.channel.acknowledge(self, freed)
+                if taken or body.complete:
+                    return taken
+                self.channel.receive_or_wait()
+        finally:
+            ff_unlock(&self.channel.lock)
+
+    cpdef object write(self, bytes head, object data, bint last=False):
+        """Send part of the response; with `last` it may wait for the end of the request.
+
+        The first output waits until the whole body has been taken in: web servers stall or
+        fail when an answer comes while they are still sending. All output waits while there is
+        too much to send on the connection, of whichever request.
+
+        Raises:
+            RequestAborted: Nobody takes the response any more.
+        """
+        cdef Channel channel = self.channel
+        ff_lock(&channel.lock)
+        try:
+            self.take_in(last)
+            self.wait_for_room()
+            self.check_alive()
+            if self.held_errors:
+                self.send_held_errors()
+            channel.connection.write_stdout(self, head, data)
+            if not last:
+                channel.flush()
+                self.wait_for_room()
+                channel.update()
+        finally:
+            ff_unlock(&channel.lock)
+
+    cpdef object write_error(self, bytes data):
+        """Send to FCGI_STDERR, as far as somebody is there to take it."""
+        cdef Channel channel = self.channel
+        ff_lock(&channel.lock)
+        try:
+            if self.ended or self.aborted:
+                return  # nobody takes it, or the request_id is another's by now
+            if self.held_errors is None:
+                self.held_errors = []
+            self.held_errors.append(data)
+            if sum([len(held) for held in self.held_errors]) > MAX_HELD_ERRORS:
+                self.take_in(False)
+            if self.stdin_body.complete and not self.aborted:  # it may be by now
+                self.send_held_errors()
+                channel.flush()
+                self.wait_for_room()
+                channel.update()
+        finally:
+            ff_unlock(&channel.lock)
+
+    cpdef object abandon(self):
+        """End without END_REQUEST: the response must not look complete."""
+        self.abandoned = True
+
+    def end(self, protocol_status=0, app_status=0):
+        """The application is through: send what is left and END_REQUEST."""
+        self.finish(protocol_status, app_status, ff_now())
+
+    cdef int finish(self, int protocol_status, uint32_t app_status, double now) except -1:
+        cdef Channel channel = self.channel
+        ff_lock(&channel.lock)
+        try:
+            if not (self.aborted or self.abandoned):
+                self.take_in(True)
+            try:
+                if self.abandoned and not self.aborted:
+                    channel.connection.abandon_request(self)
+                else:
+                    if self.held_errors and not self.aborted:
+                        self.send_held_errors()
+                    channel.connection.close_request(self, app_status, protocol_status)
+            except LocalProtocolError:
+                pass  # it had ended before
+            self.ended = True
+            self.close()
+            channel.request_ended(self, now)
+        finally:
+            ff_unlock(&channel.lock)
+        # The environ knows us by its wsgi.errors: without this, each request would be a circle
+        # that only the garbage collector frees.
+        self.params = None
+        return 0
+
+    cdef int check_alive(self) except -1:
+        if self.aborted:
+            raise RequestAborted("the web server aborted the request or went away")
+        if self.ended:
+            # Its request_id may be another request's by now.
+            raise RequestAborted("the request has ended")
+        return 0
+
+    cdef int wait_for_room(self) except -1:
+        """Wait while the web server takes too little; with the lock held."""
+        cdef Channel channel = self.channel
+        if channel.outbox.size <= channel.service.max_unsent:
+            return 0
+        # Until half is free again, so that threads do not take turns over every block.
+        while channel.outbox.size > channel.service.max_unsent // 2 and not self.aborted:
+            channel.wait(-1.0)
+        return 0
+
+    cdef int send_held_errors(self) except -1:
+        data = b"".join(self.held_errors)
+        self.held_errors.clear()
+        return self.channel.connection.write_stderr(self, data)
+
+    cdef int take_in(self, bint discard) except -1:
+        """Wait until all of STDIN has arrived; with the lock held. A filter may answer before
+        it has its DATA (spec 6.4).
+
+        Args:
+            discard: Nobody will read it any more.
+        """
+        cdef Body body = self.stdin_body
+        cdef Channel channel = self.channel
+        if body.ended or self.role == AUTHORIZER:
+            return 0
+        if discard:
+            channel.acknowledge(self, body.discard())
+        self.spool()
+        while not body.complete:
+            channel.receive_or_wait()
+        if self.keep_conn and not body.ended:
+            end = ff_now() + END_GRACE
+            while not body.ended and ff_now() < end:
+                channel.wait(end - ff_now())
+        return 0
+
+    # ---- flup's names ----------------------------------------------------------------------
+
+    @property
+    def requestId(self):
+        return self.request_id
+
+    @property
+    def flags(self):
+        return KEEP_CONN if self.keep_conn else 0
+
+    @property
+    def server(self):
+        return self.channel.service.server
+
+    @property
+    def stdin(self):
+        return self.params.get("wsgi.input") or self.input_stream()
+
+    @property
+    def stdout(self):
+        return _Output(lambda data: self.write(None, data))
+
+    @property
+    def stderr(self):
+        return _Output(self.write_error)
+
+
+class _Output:
+    """A write-only stream, as flup's error() pages are written to."""
+
+    def __init__(self, write):
+        self._write = write
+
+    def write(self, data):
+        """Send data; str as latin-1."""
+        if data:
+            self._write(data.encode("latin-1") if isinstance(data, str) else bytes(data))
+
+    def writelines(self, lines):
+        """Send each of the lines."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        """Nothing is held back."""
+
+
+class _BodyReader(io.RawIOBase):
+    """A body that is still arriving, under io.BufferedReader."""
+
+    def __init__(self, request, stream):
+        self._request = request
+        self._stream = stream
+
+    def readable(self):
+        return True
+
+    def readinto(self, uint8_t[::1] buffer):
+        cdef Request request = self._request
+        if buffer.shape[0] == 0:
+            return 0
+        return request.read_into(self._stream, &buffer[0], buffer.shape[0])
+
+    def readall(self):
+        parts = iter(lambda: self.read(1 << 20), b"")
+        return b"".join(parts)

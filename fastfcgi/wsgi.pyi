@@ -1,0 +1,69 @@
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, Final, TextIO, TypeAlias, final
+
+from fastfcgi.connection import ActiveRequest
+from fastfcgi.file_wrapper import FileWrapper as FileWrapper
+
+_ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+_OptExcInfo: TypeAlias = _ExcInfo | tuple[None, None, None]
+WSGIApplication: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[Any]]
+
+class Exchange(ActiveRequest):
+    params: dict[str, Any]
+    aborted: bool
+    def __init__(self, params: dict[str, Any] | None = None, role: int = 1) -> None: ...
+    def input_stream(self) -> BinaryIO: ...
+    def data_stream(self) -> BinaryIO: ...
+    def write(
+        self, head: bytes | None, data: bytes | memoryview | None, last: bool = False
+    ) -> object: ...
+    def write_error(self, data: bytes) -> object: ...
+    def abandon(self) -> object: ...
+
+@final
+class ErrorStream:
+    encoding: Final = "utf-8"
+    errors: Final = "backslashreplace"
+    def __init__(self, request: Exchange, tee: TextIO | None = None) -> None: ...
+    def write(self, text: str) -> int: ...
+    def writelines(self, lines: Iterable[str]) -> None: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
+
+@final
+class Response:
+    def __init__(self, request: Exchange, is_head: bool) -> None: ...
+    @property
+    def header_sent(self) -> bool: ...
+    def start_response(
+        self,
+        status: str,
+        response_headers: list[tuple[str, str]],
+        exc_info: _OptExcInfo | None = None,
+    ) -> Callable[[bytes], None]: ...
+    def __call__(self, block: bytes) -> None: ...
+
+@final
+class Gateway:
+    debug: bool
+    def __init__(
+        self,
+        application: WSGIApplication,
+        *,
+        environ: Mapping[str, Any] | None = None,
+        multithread: bool = True,
+        multiprocess: bool = False,
+        run_once: bool = False,
+        debug: bool = False,
+        tee_errors: bool = False,
+        error_page: Callable[[Any], object] | None = None,
+    ) -> None: ...
+    @property
+    def application(self) -> WSGIApplication: ...
+    @property
+    def base(self) -> dict[str, Any]: ...
+    def handle(self, request: Exchange) -> None: ...
+    def send_error_page(self, request: Exchange) -> None: ...
+
+def describe(request: Exchange) -> str: ...
