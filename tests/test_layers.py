@@ -20,12 +20,13 @@ FLOORS = {
         *["acceptor", "cgi", "drop_in", "server"],
     ],
     "front door": ["__init__"],
-    "tools": ["client", "http_front", "demo", "cli", "__main__"],
+    "tools": ["client", "_load", "load", "http_front", "demo", "bench", "cli", "__main__"],
 }
 LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in names}
 
 # What Cython brings along at compile time; nothing of it is imported when the module runs.
 CYTHON = {"cython", "cpython", "libc"}
+IN_CYTHON = {"_codec", "_load"}
 
 # Known to type checkers; allowed where only they look, under TYPE_CHECKING.
 TYPE_CHECKERS = {"_typeshed", "typing_extensions"}
@@ -88,7 +89,7 @@ def _imports(name: str, text: str, run: bool = False) -> Iterator[str]:
     Args:
         run: only what is imported when the module runs, not what only type checkers read.
     """
-    found = _cython_imports(text) if name == "_codec" else _python_imports(text, run)
+    found = _cython_imports(text) if name in IN_CYTHON else _python_imports(text, run)
     for module, names in found:
         head, _, rest = module.partition(".")
         if head != "fastfcgi":
@@ -120,7 +121,7 @@ def broken_rules(sources: Mapping[str, str]) -> list[str]:
                 wrong.append(f"{name} imports fastfcgi.{other}, which is on no floor")
             elif LEVEL[other] > LEVEL.get(name, len(FLOORS)):
                 wrong.append(f"{name} imports {other}, which is above it")
-        allowed = sys.stdlib_module_names | (CYTHON if name == "_codec" else set())
+        allowed = sys.stdlib_module_names | (CYTHON if name in IN_CYTHON else set())
         strangers = _outside(name, text, run=True) - allowed
         strangers |= _outside(name, text) - allowed - TYPE_CHECKERS
         wrong += [f"{name} imports {module}, not of the standard library" for module in strangers]
@@ -157,7 +158,9 @@ def test_no_imports_in_a_circle() -> None:
 
 
 def test_every_file_is_known() -> None:
-    others = {"py.typed", "_codec.pyi", "_codec.pyx"}
+    others = {"py.typed", "_load.h"} | {
+        f"{name}.{end}" for name in IN_CYTHON for end in ("pyi", "pyx")
+    }
     extra = [
         path.name
         for path in _package().iterdir()

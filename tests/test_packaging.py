@@ -146,6 +146,7 @@ def test_sdist_has_the_sources_and_nothing_generated(sdist: Path) -> None:
     for wanted in [
         *["LICENSE", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "setup.py"],
         *["fastfcgi/__init__.py", "fastfcgi/_codec.pyx", "fastfcgi/_codec.pyi"],
+        *["fastfcgi/_load.pyx", "fastfcgi/_load.pyi", "fastfcgi/_load.h"],
         *["fastfcgi/py.typed", "tests/test_packaging.py"],
     ]:
         assert wanted in names
@@ -168,7 +169,7 @@ def test_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         assert f"fastfcgi/{wanted}" in names
     assert [name for name in names if not name.startswith(("fastfcgi/", "fastfcgi-"))] == []
     package = [name for name in names if name.startswith("fastfcgi/")]
-    endings = (".py", ".pyx", ".pyi", "/py.typed", suffix)
+    endings = (".py", ".pyx", ".pyi", ".h", "/py.typed", suffix)
     assert [name for name in package if not name.endswith(endings)] == []
 
 
@@ -237,7 +238,7 @@ def _workflows() -> list[Path]:
     if not WORKFLOWS.is_dir():
         pytest.skip("an sdist has no workflows")
     found = sorted(WORKFLOWS.glob("*.yml"))
-    assert [path.name for path in found] == ["ci.yml", "wheels.yml"]
+    assert [path.name for path in found] == ["bench.yml", "ci.yml", "wheels.yml"]
     return found
 
 
@@ -258,12 +259,12 @@ def test_workflows_are_safe() -> None:
 
 def test_workflows_call_the_targets_that_people_call() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = {word for line in re.findall(r"^([\w ]+):", makefile, re.M) for word in line.split()}
+    targets = {word for line in re.findall(r"^([\w -]+):", makefile, re.M) for word in line.split()}
     called = set()
     for path in _workflows():
         text = path.read_text()
-        called |= set(re.findall(r"make ([a-z]+)", text))
+        called |= set(re.findall(r"make ([a-z-]+)", text))
         for listed in re.findall(r"target: \[(.*)\]", text):
             called |= set(listed.split(", "))
-    assert called >= {"lint", "types", "test", "sdist"}
+    assert called >= {"lint", "types", "test", "sdist", "bench-gate"}
     assert called <= targets
