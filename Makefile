@@ -2,7 +2,9 @@
 #
 #   make demo       the demonstration application on http://127.0.0.1:8000
 #   make test       everything tests need, then all tests      (PYTEST_ARGS="-k codec -x")
-#   make lint types bench coverage sanitize sdist wheel clean
+#   make lint types coverage sanitize sdist wheel clean
+#   make bench      benchmarks, then fastfcgi beside other servers (BENCH_ARGS="--quick")
+#   make bench-gate the benchmarks against those of BASE       (BASE=HEAD~1, GATE_ARGS="--turns 9")
 #
 # PYTHON names the interpreter that .venv is made from, VENV another place for it.
 
@@ -10,8 +12,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+GATE_ARGS ?=
+# Where this branch began, or the last commit.
+BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || echo HEAD)
 # Those that drive the C hardest; memory limits of whole processes mean nothing under sanitizers.
-SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py
+SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py tests/test_load.py
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
@@ -20,7 +26,7 @@ export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo servers test lint types bench coverage sanitize sdist wheel clean distclean
+.PHONY: help venv demo servers test lint types bench bench-gate coverage sanitize sdist wheel clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -32,7 +38,7 @@ $(bin)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Editable: Python files are used where they lie; extensions are compiled again when they change.
-$(VENV)/.package: $(bin)/python pyproject.toml setup.py $(cython)
+$(VENV)/.package: $(bin)/python pyproject.toml setup.py $(cython) $(wildcard fastfcgi/*.pxi fastfcgi/*.h)
 	$(pip) --editable .
 	@touch $@
 
@@ -73,8 +79,22 @@ types: $(VENV)/.extra-lint
 	$(bin)/python -m mypy.stubtest $(patsubst fastfcgi/%.pyx,fastfcgi.%,$(filter %.pyx,$(cython))) \
 		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
 
-bench: $(VENV)/.extra-bench
+# uWSGI and bjoern are compiled; what does not install here is left out of the comparison.
+$(VENV)/.servers: $(bin)/python
+	for server in flipflop fcgisgi uwsgi bjoern gunicorn waitress; do $(pip) $$server \
+		|| echo "$$server cannot be installed here: the comparison goes on without it"; done
+	@touch $@
+
+bench: $(VENV)/.extra-bench $(VENV)/.servers
 	$(bin)/python -m pytest bench/ --benchmark-columns=min,median,ops,rounds $(PYTEST_ARGS)
+	mkdir -p build
+	$(bin)/python -m bench.servers --markdown build/bench.md --json build/bench.json \
+		--svg build/bench.svg $(BENCH_ARGS)
+	@cat build/bench.md
+
+# Both trees are built as wheels, so the package in the environment plays no part.
+bench-gate: $(VENV)/.extra-bench
+	$(bin)/python -m bench.gate --base $(BASE) $(GATE_ARGS)
 
 # Instrumented builds happen in a copy of the tree: a traced extension left behind in fastfcgi/ would
 # be found by the next benchmark.

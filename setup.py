@@ -8,6 +8,7 @@ There is nothing in pure Python to fall back on, so a compile that fails must fa
 """
 
 import os
+import sys
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -23,9 +24,16 @@ MODULES = [
     *["environ", "body", "head", "wsgi"],
     *["poller", "scores", "engine", "outbox", "channel", "acceptor"],
 ]
+if sys.platform != "win32":
+    MODULES.append("_load")  # POSIX alone
 
 coverage = switched_on("FASTFCGI_COVERAGE")
-extensions = [Extension(f"fastfcgi.{name}", [f"fastfcgi/{name}.pyx"]) for name in MODULES]
+# Windows keeps its sockets in a library of their own.
+libraries = ["ws2_32"] if sys.platform == "win32" else []
+extensions = [
+    Extension(f"fastfcgi.{name}", [f"fastfcgi/{name}.pyx"], libraries=libraries)
+    for name in MODULES
+]
 
 for extension in extensions:
     if coverage:

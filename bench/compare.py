@@ -3,7 +3,7 @@
     python -m bench.compare [KIND ...]
 
 prints the rows of the table in README.md for those that are installed. fastfcgi, flup and flipflop
-run with their defaults, uWSGI with a master and 16 threads (bench/servers.py). Linux only.
+run with their defaults, uWSGI with a master and 16 threads. Linux only.
 """
 
 import contextlib
@@ -19,14 +19,17 @@ from typing import Any
 import wire
 
 from bench import corpus
-from bench.load import Load
-from bench.servers import KINDS, ROOT, Server, command_of, installed, running
+from bench.kinds import ROOT, command_of, installed
+from bench.load import Failed, Load
+from bench.running import Server, running
 from fastfcgi.constants import GET_VALUES_RESULT
 
+KINDS = ("fastfcgi", "flup", "flipflop", "uwsgi")
+OPTIONS: dict[str, dict[str, Any]] = {"uwsgi": {"master": True, "threads": 16}}
 APPLICATION = "bench.compare:application"
 TIMEOUT = 10.0
 MANY = 20  # requests or connections at once
-ROUNDS, REQUESTS = 20, 200
+ROUNDS, REQUESTS = 20, 2000
 
 
 # ---- the application --------------------------------------------------------------------------
@@ -201,16 +204,16 @@ def is_closed(peer: wire.Peer) -> bool:
 
 def burst_of_kept_connections(server: Server) -> str:
     """More than flup has spare threads by default."""
-    load = Load(server.path, corpus.PARAMS_NGINX, 2 * MANY, True, timeout=3)
-    try:
-        load.run(20 * MANY)
-    except TimeoutError:
-        return "some never answered"
-    except OSError:
-        return "are not kept"
-    finally:
-        load.close()
-    return "all answered"
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(wire.Peer(server.path, 3)) for _ in range(2 * MANY)]
+        for peer in peers:
+            peer.send(wire.request(1, wire.cgi_params(), keep_conn=True))
+        try:
+            if not all(peer.receive_end().ended for peer in peers):
+                return "not answered"
+        except TimeoutError:
+            return "some never answered"
+        return "are not kept" if any(map(is_closed, peers)) else "all answered"
 
 
 def term_with_a_kept_connection(server: Server) -> str:
@@ -238,7 +241,7 @@ def second_server_on_the_path(server: Server) -> str:
     if server.kind == "flipflop":
         return "opens no socket"
     inode = os.stat(server.path).st_ino
-    command = command_of(server.kind, server.path, APPLICATION, {})
+    command = command_of(server.kind, server.path, APPLICATION, OPTIONS.get(server.kind, {}))
     quiet = {"stdin": -3, "stdout": -3, "stderr": -3}
     with subprocess.Popen(command, cwd=ROOT, **quiet) as second:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -267,28 +270,29 @@ def plain_cgi(server: Server) -> str:
 
 def speeds(kinds: list[str], at_once: int, keep_conn: bool) -> dict[str, float]:
     """Requests per second of each in its fastest round; the rounds take turns, so that other
-    programs on the machine disturb all of them alike. 0 where connections are not kept."""
+    programs on the machine disturb all of them alike. 0 where connections are not kept, or some of
+    them not served in most rounds."""
     best = dict.fromkeys(kinds, 0.0)
+    starved = dict.fromkeys(kinds, 0)
     with contextlib.ExitStack() as stack:
         loads = {}
         for kind in kinds:
             # flup would leave some of 8 kept connections without an answer: it has 5 threads.
-            spare = {"minSpare": 16, "maxSpare": 16} if kind == "flup" else {}
+            spare = {"minSpare": 16, "maxSpare": 16} if kind == "flup" else OPTIONS.get(kind, {})
             server = stack.enter_context(running(kind, **spare))
             loads[kind] = Load(server.path, corpus.PARAMS_NGINX, at_once, keep_conn, timeout=3)
-            stack.callback(loads[kind].close)
             loads[kind].check()
         for _ in range(ROUNDS):
             for kind in list(loads):
                 began = time.perf_counter()
                 try:
-                    loads[kind].run(REQUESTS)
-                except OSError:  # a timeout too
+                    starved[kind] += loads[kind].run(REQUESTS)
+                except (OSError, Failed):  # a timeout too
                     del loads[kind]
                     best[kind] = 0
                     continue
                 best[kind] = max(best[kind], REQUESTS / (time.perf_counter() - began))
-    return best
+    return {kind: 0 if starved[kind] > ROUNDS / 2 else rate for kind, rate in best.items()}
 
 
 QUESTIONS: list[Callable[[Server], str]] = [
@@ -313,7 +317,7 @@ QUESTIONS: list[Callable[[Server], str]] = [
 def answers(kind: str) -> Iterator[str]:
     """What that kind of server does in each situation, asked of a fresh one each time."""
     for question in QUESTIONS:
-        with running(kind, APPLICATION) as server:
+        with running(kind, APPLICATION, **OPTIONS.get(kind, {})) as server:
             try:
                 answer = question(server)
             except TimeoutError:

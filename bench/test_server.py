@@ -1,7 +1,7 @@
 """Requests per second through a unix socket: fastfcgi and flup, measured in one run.
 
-The client shares the machine with the server and is written in Python too, so the numbers are
-lower than what a server can do and the ratio is nearer to 1 than it is behind a web server in C.
+The client (fastfcgi._load) shares the machine with the server: bench/servers.py measures more, and
+more servers.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bench import corpus
+from bench.kinds import installed
 from bench.load import Load
-from bench.servers import installed, running
+from bench.running import running
 
 pytestmark = pytest.mark.benchmark(max_time=2.5, min_rounds=5)
 
@@ -40,12 +41,9 @@ def flup() -> Iterator[str]:
 
 def measure(benchmark: Any, path: str, at_once: int, keep_conn: bool) -> None:
     load = Load(path, corpus.PARAMS_NGINX, at_once, keep_conn)
-    try:
-        load.check()
-        benchmark.extra_info["requests"] = REQUESTS
-        benchmark(load.run, REQUESTS)
-    finally:
-        load.close()
+    load.check()
+    benchmark.extra_info["requests"] = REQUESTS
+    benchmark(load.run, REQUESTS)
 
 
 def test_kept_connection(benchmark: Benchmark, fastfcgi: str) -> None:

@@ -1,7 +1,8 @@
-"""The command line: `fastfcgi serve MODULE:APP` and `fastfcgi demo`.
+"""The command line: `fastfcgi serve MODULE:APP`, `fastfcgi demo` and `fastfcgi bench ADDRESS`.
 
 A mistake is told in one line on stderr, `fastfcgi: error: ...`. Exit status: 0 after TERM, INT or
-HUP, 1 when something could not be done, 2 for wrong options.
+HUP, 1 when something could not be done (for bench: not every answer was right), 2 for wrong
+options.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import fastfcgi
-from fastfcgi import WSGIServer
-from fastfcgi.exceptions import ConfigurationError
+from fastfcgi import WSGIServer, bench
+from fastfcgi.exceptions import ConfigurationError, FastCGIError
 from fastfcgi.http_front import HTTPFront
 from fastfcgi.sockets import parse_address
 
@@ -67,15 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with _ended_by_signals():
-            options.run(options)
+            status: int | None = options.run(options)
     except _Ended:
         return 0
-    except (CommandError, ConfigurationError) as error:
+    except (CommandError, FastCGIError) as error:
         return _fail(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(where + (error.strerror or str(error)))
-    return 0
+    return status or 0
 
 
 def _fail(message: str) -> int:
@@ -122,6 +123,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_run_demo)
     _add_common_options(demo)
+    measure = commands.add_parser(
+        "bench",
+        help="measure how fast a FastCGI server answers",
+        description="Make requests to a FastCGI server as fast as it answers them, for "
+        f"{bench.DEFAULT_SECONDS:g} seconds, check every answer, and tell how many there were per "
+        "second and how long they took. An answer is right when it is complete and its status is "
+        "below 400. Exit status: 0, or 1 when any was not right.",
+    )
+    bench.add_options(measure)
     return parser
 
 

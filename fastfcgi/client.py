@@ -121,14 +121,14 @@ def _blocks(body: Body) -> Iterator[bytes | memoryview]:
     return iter(body)
 
 
-def _preamble(role: int, params: Params) -> bytes:
+def preamble(role: int, params: Params, flags: int = 0) -> bytes:
     """BEGIN_REQUEST and the whole PARAMS stream."""
     items = params.items() if isinstance(params, Mapping) else params
     raw = [[t.encode("latin-1") if isinstance(t, str) else t for t in pair] for pair in items]
     pairs = _codec.encode_pairs((name, value) for name, value in raw)
     return b"".join(
         [
-            _codec.encode_begin_request(REQUEST_ID, role, 0),
+            _codec.encode_begin_request(REQUEST_ID, role, flags),
             *_codec.encode_stream(PARAMS, REQUEST_ID, pairs),
             _codec.encode_record(PARAMS, REQUEST_ID),
         ]
@@ -436,7 +436,7 @@ class Client:
             RemoteProtocolError: The peer does not speak FastCGI, or not by its rules.
             UnicodeEncodeError: A str of the params does not fit latin-1.
         """
-        exchange = _Exchange(_preamble(role, params), body, self.timeout, on_stderr)
+        exchange = _Exchange(preamble(role, params), body, self.timeout, on_stderr)
         exchange.connect(self.address, self.connect_timeout)
         try:
             return Response(exchange, *_read_header(exchange))

@@ -22,6 +22,7 @@ libfcgi-bin cgi-fcgi
 chromium chromium chromium-browser google-chrome
 chromium-driver chromedriver
 strace strace
+valgrind valgrind
 '
 
 has_any() {

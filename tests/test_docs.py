@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import test_layers
 
-from fastfcgi import WSGIServer, cli, constants
+from fastfcgi import WSGIServer, cli, constants, load
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.limits import Limits
 from fastfcgi.states import RECEIVING, SENDING
@@ -103,14 +103,14 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["serve", "demo"])
+@pytest.mark.parametrize("command", ["serve", "demo", "bench"])
 def test_command_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a command lists the options that the page lists for it, and no others."""
     shown = set(re.findall(r"^  (--[a-z-]+)", help_of(command, capsys), re.MULTILINE))
     said = {
         name.split()[0]
         for name, commands in documented("Command line").items()
-        if name.startswith("--") and commands in (command, "both")
+        if name.startswith("--") and command in commands.split(", ")
     }
     assert said == shown
 
@@ -120,6 +120,27 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     shown = set(re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, re.MULTILINE))
     assert shown == set(re.findall(r"`fastfcgi ([a-z]+)", (DOCS / "options.md").read_text()))
+
+
+# ---- docs/benchmarking.md ---------------------------------------------------------------------
+
+BENCHMARKING = DOCS / "benchmarking.md"
+
+
+def test_reasons() -> None:
+    """They are those that the load generator counts by."""
+    _load = pytest.importorskip("fastfcgi._load", reason="the load generator needs POSIX")
+    said = [cells[0].strip("`") for cells in rows(BENCHMARKING, "What is a right answer")]
+    assert said == list(_load.REASONS[1:])
+
+
+def test_sets_of_params() -> None:
+    """They are those of load.py, with so many params."""
+    said = {cells[0].strip("`"): cells[1] for cells in rows(BENCHMARKING, "What it does")}
+    assert list(said) == list(load.PARAM_SETS)
+    for name, text in said.items():
+        numbers = re.findall(r"(\d+) params", text)
+        assert numbers in ([str(len(load.params(name)))], []), name
 
 
 # ---- all pages --------------------------------------------------------------------------------

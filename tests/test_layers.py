@@ -21,13 +21,13 @@ FLOORS = {
         *["cgi", "drop_in", "server"],
     ],
     "front door": ["__init__"],
-    "tools": ["client", "http_front", "demo", "cli", "__main__"],
+    "tools": ["client", "_load", "load", "http_front", "demo", "bench", "cli", "__main__"],
 }
 LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in names}
 
 # A file that is part of a module of another name; and what the system offers to C, which is no
 # module when it runs.
-PARTS = {"request.pxi": "channel"}
+PARTS = {"request.pxi": "channel", "_load.h": "_load"}
 DECLARATIONS = ("_sys.pxd",)
 LEVEL["_sys"] = LEVEL["poller"]
 

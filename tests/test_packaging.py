@@ -25,7 +25,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 # What is compiled, and the sources that go with it.
 EXTENSIONS = sorted(path.stem for path in ROOT.glob("fastfcgi/*.pyx"))
 CYTHON_FILES = sorted(
-    path.name for path in ROOT.glob("fastfcgi/*") if path.suffix in (".pyx", ".pxd", ".pyi")
+    path.name for path in ROOT.glob("fastfcgi/*") if path.suffix in (".h", ".pyx", ".pxd", ".pxi", ".pyi")
 )
 
 # What a clean clone holds; what else lies about (environments, builds, caches) is not copied.
@@ -177,7 +177,7 @@ def test_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         assert f"fastfcgi/{wanted}" in names
     assert [name for name in names if not name.startswith(("fastfcgi/", "fastfcgi-"))] == []
     package = [name for name in names if name.startswith("fastfcgi/")]
-    endings = (".py", ".pyx", ".pxd", ".pyi", "/py.typed", suffix)
+    endings = (".py", ".pyx", ".pxd", ".pyi", ".pxi", ".h", "/py.typed", suffix)
     assert [name for name in package if not name.endswith(endings)] == []
 
 
@@ -246,7 +246,7 @@ def _workflows() -> list[Path]:
     if not WORKFLOWS.is_dir():
         pytest.skip("an sdist has no workflows")
     found = sorted(WORKFLOWS.glob("*.yml"))
-    assert [path.name for path in found] == ["ci.yml", "wheels.yml"]
+    assert [path.name for path in found] == ["bench.yml", "ci.yml", "wheels.yml"]
     return found
 
 
@@ -267,12 +267,12 @@ def test_workflows_are_safe() -> None:
 
 def test_workflows_call_the_targets_that_people_call() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = {word for line in re.findall(r"^([\w ]+):", makefile, re.M) for word in line.split()}
+    targets = {word for line in re.findall(r"^([\w -]+):", makefile, re.M) for word in line.split()}
     called = set()
     for path in _workflows():
         text = path.read_text()
-        called |= set(re.findall(r"make ([a-z]+)", text))
+        called |= set(re.findall(r"make ([a-z-]+)", text))
         for listed in re.findall(r"target: \[(.*)\]", text):
             called |= set(listed.split(", "))
-    assert called >= {"lint", "types", "test", "sdist"}
+    assert called >= {"lint", "types", "test", "sdist", "bench-gate"}
     assert called <= targets
