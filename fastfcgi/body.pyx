@@ -27,8 +27,8 @@ DEFAULT_MAX_BODY_MEMORY = 1 * MIB
 DEFAULT_MAX_BODY_FILE = 1024 * MIB
 
 cdef enum:
-    # Bytes of memory that are allocated at once: the least, unless fewer are announced, and the most.
-    # Many small ones, because a large one that grows is there twice while it is copied.
+    # Bytes of memory that are allocated at once: the least, unless fewer are announced, and the
+    # most. Many small ones, because a large one that grows is there twice while it is copied.
     FIRST_CHUNK = 4 * 1024
     MAX_CHUNK = 64 * 1024
 

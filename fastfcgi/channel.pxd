@@ -90,7 +90,6 @@ cdef class Channel(Handler):
     cdef double listening_since
     cdef bint stopping
 
-
     cdef int open(self, Service service, Py_ssize_t fd, bint is_inet) except -1
     cdef double timeout(self, double seconds) noexcept
     cdef int timing(self, double* due) noexcept

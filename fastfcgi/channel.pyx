@@ -11,8 +11,6 @@ import logging
 import os
 import socket
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.dict cimport PyDict_GetItem
 from cpython.pythread cimport (
     WAIT_LOCK,
     PyThread_acquire_lock,
@@ -23,9 +21,17 @@ from cpython.pythread cimport (
 )
 from libc.errno cimport EAGAIN
 
-from fastfcgi._codec cimport TYPE_DATA, TYPE_STDERR, TYPE_STDIN
-from fastfcgi._sys cimport ff_free_mutex, ff_lock, ff_unlock
-from fastfcgi._sys cimport ff_close, ff_hung_up, ff_now, ff_recv, ff_shutdown
+from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN
+from fastfcgi._sys cimport (
+    ff_close,
+    ff_free_mutex,
+    ff_hung_up,
+    ff_lock,
+    ff_now,
+    ff_recv,
+    ff_shutdown,
+    ff_unlock,
+)
 from fastfcgi.body cimport new_body
 from fastfcgi.connection cimport SENDING_ENDED
 from fastfcgi.environ cimport content_length

@@ -363,8 +363,8 @@ cdef class Engine:
         return 0
 
     cdef int remember(self, str path, double wall, double cpu) except -1:
-        """Whether a call, which took `wall` seconds and began at `cpu` seconds of CPU (-1 where it was
-        not asked), was quick, blocked, or computed, which is neither."""
+        """Whether a call, which took `wall` seconds and began at `cpu` seconds of CPU (-1 where it
+        was not asked), was quick, blocked, or computed, which is neither."""
         if wall < SLOW_CALL:
             self.scores.learn(path, -1)
         elif cpu < 0 or ff_thread_cpu() - cpu < COMPUTING * wall:

@@ -444,3 +444,17 @@ def waiting(web, count, path="/wait"):
         for peer in peers:
             peer.send(wire.request(1, wire.cgi_params("GET", path)))
         yield peers
+
+
+def ask(peer, path="/"):
+    """A request on a kept connection."""
+    response = peer.request(wire.cgi_params("GET", path), keep_conn=True)
+    assert response.status == 200
+    return response.body
+
+
+def make_quick(peer, *paths):
+    """Ask so often that these paths, and others that are not known, are known to be quick."""
+    for path in [*paths, *(f"/quick{number}/" for number in range(50))]:
+        for _ in range(30):
+            ask(peer, path)

@@ -72,7 +72,7 @@ def accept(acceptor, service, count):
 
 
 def test_it_watches_the_listening_socket(listening):
-    acceptor, service, _ = listening()
+    acceptor, _, _ = listening()
     assert acceptor.fd > 2 and acceptor.mask == READ
     acceptor.pause()
     assert acceptor.mask == -1
@@ -234,7 +234,7 @@ def test_without_descriptors_an_idle_connection_is_given_up(listening):
 
 
 def test_without_descriptors_it_complains_once_a_while(listening, caplog):
-    acceptor, service, connect = listening()
+    acceptor, _, connect = listening()
     connect()
     with no_descriptors():
         for _ in range(5):

@@ -26,6 +26,7 @@ class Watched(Handler):
         super().__init__(self.sock.fileno())
         self.engine = engine
         self.fail = fail
+        self.lock = threading.RLock()
         self.calls = []
         self.threads = set()
         self.received = b""
@@ -37,10 +38,15 @@ class Watched(Handler):
             raise RuntimeError("failed as asked")
         if mask & READ:
             self.received += self.sock.recv(100)
-        if self.engine.parallel:  # it is told once
-            wanted = self.mask
+        with self.lock:
+            if self.engine.parallel and self.mask > 0:  # it is told once
+                self.watch(self.mask)
+
+    def watch(self, mask):
+        """Be watched for this, and if for the same as before."""
+        with self.lock:
             self.engine.unwatch(self)
-            self.engine.watch(self, wanted)
+            self.engine.watch(self, mask)
 
     def on_failure(self):
         self.calls.append("failure")
@@ -118,12 +124,11 @@ def test_the_mask_can_be_changed(engine, watched):
     assert one.mask == WRITE
     with running(engine):
         wait_until(lambda: one.calls)
-        engine.unwatch(one)
         assert set(one.calls) == {WRITE}
-        engine.watch(one, READ | WRITE)
+        one.watch(READ | WRITE)
         wait_until(lambda: one.received == b"abc")
         assert READ | WRITE in one.calls
-        engine.unwatch(one)
+        one.watch(0)
 
 
 def test_a_handler_watched_for_nothing_is_told_nothing(engine, watched):

@@ -3,9 +3,7 @@ engine: test_engine)."""
 
 import collections
 import contextlib
-import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -18,8 +16,10 @@ from helpers import (
     TEXT,
     Gate,
     Serving,
+    ask,
     engine_threads,
     hello,
+    make_quick,
     serving,
     switches,
     wait_until,
@@ -55,20 +55,6 @@ def gate():
     made = Gate()
     yield made
     made.open.set()
-
-
-def ask(peer, path="/"):
-    """A request on a kept connection."""
-    response = peer.request(wire.cgi_params("GET", path), keep_conn=True)
-    assert response.status == 200
-    return response.body
-
-
-def make_quick(peer, *paths):
-    """Ask so often that these paths, and others that are not known, are known to be quick."""
-    for path in [*paths, *(f"/quick{number}/" for number in range(50))]:
-        for _ in range(30):
-            ask(peer, path)
 
 
 # ------------------------------------------------------------------- as few threads as needed
@@ -146,7 +132,7 @@ def test_a_path_known_to_be_quick_that_blocks_does_not_hold_up_others(kind, gate
                 gate.open.set()
                 gate.wait_for(0)
                 if kind:  # else nothing has to be known
-                    wait_until(lambda: scores.score("/wait") == expected, "the score")
+                    wait_until(lambda end=expected: scores.score("/wait") == end, "the score")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -336,44 +322,6 @@ def test_no_more_requests_wait_than_that(kind, gate, queue_size, caplog):
         ask(peer)
 
 
-def test_no_request_is_lost_or_run_twice(kind):
-    """From clients in several threads, on kept connections and new ones."""
-    count, clients = 300, 6
-    seen = collections.Counter()
-    lock = threading.Lock()
-    failures = []
-
-    def app(environ, start_response):
-        path = environ["PATH_INFO"]
-        with lock:
-            seen[path] += 1
-        if path.endswith("7"):
-            time.sleep(0.0005)
-        return hello(environ, start_response)
-
-    def client(web, name):
-        try:
-            with web.peer() as peer:
-                for number in range(count):
-                    path = f"/{name}/{number}"
-                    if number % 10 == 0:
-                        assert web.get(path).body == b"hello " + path.encode()
-                    else:
-                        assert ask(peer, path) == b"hello " + path.encode()
-                        peer.answers.outputs.clear()
-        except BaseException as error:
-            failures.append(error)
-
-    with serving(app, threads=4) as web:
-        threads = [threading.Thread(target=client, args=(web, name)) for name in range(clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE)
-    assert failures == []
-    assert len(seen) == count * clients and set(seen.values()) == {1}
-
-
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
 def test_a_handler_that_fails_ends_nothing(kind, error, caplog):
     class Server(WSGIServer):
@@ -435,190 +383,6 @@ def test_a_system_that_starts_no_thread_at_all(kind, thread_limit):
     assert engine_threads() == []
 
 
-# ------------------------------------------------------------------------------------ the end
-
-
-def test_the_end_leaves_no_thread(kind, gate):
-    for number in range(5):
-        with serving(gate, threads=4) as web:
-            with waiting(web, number) as peers:
-                gate.wait_for(number)
-                gate.open.set()
-                assert all(peer.receive_end().status == 200 for peer in peers)
-            gate.open.clear()
-        assert web.result is False
-        assert engine_threads() == []
-
-
-def test_the_end_waits_for_requests_that_run_and_that_wait(kind, gate):
-    with serving(gate, threads=2) as web, waiting(web, 5) as peers:
-        gate.wait_for(2)
-        wait_until(lambda: web.server.engine.pending == 3)
-        web.server.stop()
-        time.sleep(0.1)
-        assert web.running
-        gate.open.set()
-        assert [peer.receive_end().status for peer in peers] == [200] * 5
-        web.wait()
-    assert engine_threads() == []
-
-
-def test_a_second_stop_leaves_running_requests_behind(kind, gate):
-    """Their threads end when the application lets them, and serve nothing more."""
-    with serving(gate, threads=3) as web, waiting(web, 3):
-        gate.wait_for(3)
-        with waiting(web, 2, "/queued"):
-            wait_until(lambda: web.server.engine.pending == 2)
-            web.server.stop()
-            web.server.stop()
-            start = time.monotonic()
-            web.wait()
-            assert time.monotonic() - start < 4  # nobody is waited for
-            assert len(engine_threads()) == 3
-        gate.open.set()
-        wait_until(lambda: not engine_threads(), "the threads to end")
-    assert gate.most == 3
-
-
-def test_a_request_may_stop_the_server(kind):
-    def app(environ, start_response):
-        web.server.stop()
-        return hello(environ, start_response)
-
-    with serving(app) as web:
-        assert web.get().status == 200
-        assert web.wait() is False
-    assert engine_threads() == []
-
-
-@linux
-def test_nothing_wakes_up_while_nothing_happens(kind, gate):
-    """After requests of all kinds, with connections that are kept."""
-    gate.open.set()
-    with serving(gate, threads=4) as web, contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(web.peer()) for _ in range(5)]
-        make_quick(peers[0], "/wait")
-        gate.open.clear()
-        with waiting(web, 3):
-            gate.wait_for(3)
-            for peer in peers:
-                ask(peer)
-            gate.open.set()
-        gate.wait_for(0)
-        time.sleep(0.5)
-        threads = [web._thread, *engine_threads()]
-        assert len(threads) >= 3
-        before = [switches(one) for one in threads]
-        time.sleep(1)
-        assert [switches(one) for one in threads] == before
-        for peer in peers:
-            ask(peer)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork()")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_of_fork_does_not_serve(kind):
-    """Whatever the application does in it: here it goes on as if nothing had been."""
-    children = []
-
-    def app(environ, start_response):
-        if environ["PATH_INFO"] == "/fork" and (child := os.fork()):
-            children.append(child)
-            # The answer is the child's.
-            assert os.waitpid(child, 0) == (child, 0)
-        start_response("200 OK", list(TEXT))
-        return [str(os.getpid()).encode()]
-
-    with serving(app, threads=2) as web, web.peer() as peer:
-        try:
-            with web.peer() as forking, contextlib.suppress(AssertionError):
-                forking.send(wire.request(1, wire.cgi_params("GET", "/fork")))
-                forking.receive_end()
-            for _ in range(20):
-                assert ask(peer, "/pid") == str(os.getpid()).encode()
-                assert web.get("/pid").body == str(os.getpid()).encode()
-            assert len(children) == 1
-        finally:
-            for child in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-
-
 def test_threads_poll_side_by_side_where_there_is_no_gil():
     with contextlib.closing(Engine(1, 0)) as engine:
         assert engine.parallel is not getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-# ------------------------------------------------------------------------------------ load
-
-
-class Load:
-    """One thread that keeps many connections busy, each with one request after another.
-
-    Args:
-        web: What serves.
-        paths: One connection for each, which asks for it again and again.
-
-    Attributes:
-        answered: How often each was answered.
-    """
-
-    def __init__(self, web, paths):
-        self.web = web
-        self.paths = paths
-        self.answered = [0] * len(paths)
-
-    def run(self, seconds):
-        """Ask until the time is over, then take the last answers."""
-        end = time.monotonic() + seconds
-        with contextlib.ExitStack() as stack:
-            peers = [stack.enter_context(self.web.peer()) for _ in self.paths]
-            poll = select.poll()
-            for number, peer in enumerate(peers):
-                poll.register(peer.sock, select.POLLIN)
-                self.ask(peer, number)
-            numbers = {peer.sock.fileno(): number for number, peer in enumerate(peers)}
-            waiting = set(numbers.values())
-            while waiting:
-                ready = poll.poll(1000 * DEADLINE)
-                assert ready, f"no answers to {len(waiting)} requests"
-                for fd, _ in ready:
-                    number = numbers[fd]
-                    if self.take(peers[number], number):
-                        if time.monotonic() < end:
-                            self.ask(peers[number], number)
-                        else:
-                            waiting.discard(number)
-
-    def ask(self, peer, number):
-        path = f"{self.paths[number]}/{self.answered[number]}"
-        peer.sock.sendall(wire.request(1, wire.cgi_params("GET", path), keep_conn=True))
-
-    def take(self, peer, number):
-        """Whether the answer is complete; it is checked then."""
-        data = peer.sock.recv(65536)
-        assert data, "closed"
-        peer.answers.feed(data)
-        output = peer.answers[1]
-        if not output.ended:
-            return False
-        path = f"{self.paths[number]}/{self.answered[number]}"
-        assert bytes(output.stdout).endswith(b"\r\n\r\nhello " + path.encode())
-        peer.answers.outputs.clear()
-        self.answered[number] += 1
-        return True
-
-
-def test_many_connections_beside_requests_that_sleep(kind):
-    def app(environ, start_response):
-        if environ["PATH_INFO"].startswith("/sleep"):
-            time.sleep(0.01)
-        return hello(environ, start_response)
-
-    with serving(app, threads=8) as web:
-        load = Load(web, [f"/quick{n % 3}/{n}" for n in range(110)] + ["/sleep"] * 12)
-        load.run(2)
-        wait_until(lambda: web.server.engine.busy == 0)
-        assert web.server.engine.pending == 0
-    assert min(load.answered) >= 1
-    assert sum(load.answered[:110]) > sum(load.answered[110:])

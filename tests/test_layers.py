@@ -28,7 +28,7 @@ LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in 
 # A file that is part of a module of another name; and what the system offers to C, which is no
 # module when it runs.
 PARTS = {"request.pxi": "channel", "_load.h": "_load"}
-DECLARATIONS = ("_sys.pxd",)
+DECLARATIONS = ("_sys.pxd", "_sys.h")
 LEVEL["_sys"] = LEVEL["poller"]
 
 # What Cython brings along at compile time, for modules in Cython; nothing of it is imported when

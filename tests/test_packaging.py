@@ -24,9 +24,8 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 # What is compiled, and the sources that go with it.
 EXTENSIONS = sorted(path.stem for path in ROOT.glob("fastfcgi/*.pyx"))
-CYTHON_FILES = sorted(
-    path.name for path in ROOT.glob("fastfcgi/*") if path.suffix in (".h", ".pyx", ".pxd", ".pxi", ".pyi")
-)
+KINDS = (".h", ".pyx", ".pxd", ".pxi", ".pyi")
+CYTHON_FILES = sorted(path.name for path in ROOT.glob("fastfcgi/*") if path.suffix in KINDS)
 
 # What a clean clone holds; what else lies about (environments, builds, caches) is not copied.
 CLONED = ["fastfcgi", "tests", "bench", "docs", ".github", ".ci"]
