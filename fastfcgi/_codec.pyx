@@ -383,15 +383,20 @@ cdef list stream_buffers(
     cdef Py_ssize_t length = first + (0 if data is None else size_of(data))
     cdef Py_ssize_t pos = 0, end
     cdef int padding
+    cdef object view = None     # of data, if it has to be cut
     cdef list buffers = []
     while pos < length:
         end = min(pos + max_content, length)
         padding = padding_of(end - pos, min_padding)
         buffers.append(new_header(type, request_id, <int>(end - pos), padding))
         if pos < first:
-            buffers.append(part_of(head, first, pos, min(end, first)))
-        if end > first:
-            buffers.append(part_of(data, length - first, max(pos, first) - first, end - first))
+            buffers.append(head if first <= end - pos else bytes_of(head)[pos:min(end, first)])
+        if pos <= first and end == length > first:
+            buffers.append(data)
+        elif end > first:
+            if view is None:
+                view = bytes_of(data)
+            buffers.append(view[max(pos, first) - first:end - first])
         if padding:
             buffers.append(bytes(padding))
         pos = end
@@ -404,13 +409,6 @@ cdef Py_ssize_t size_of(object data) except -1:
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     PyBuffer_Release(&view)
     return view.len
-
-
-cdef object part_of(object data, Py_ssize_t size, Py_ssize_t start, Py_ssize_t stop):
-    """Bytes start to stop of a buffer of size bytes; the very object if these are all."""
-    if start == 0 and stop == size:
-        return data
-    return bytes_of(data)[start:stop]
 
 
 cdef object bytes_of(object data):

@@ -69,8 +69,8 @@ cdef inline Py_ssize_t read_pair(
 cdef inline bint begins_with(
     const uint8_t* p, Py_ssize_t length, const uint8_t* prefix, Py_ssize_t size
 ) noexcept nogil:
-    """Whether bytes begin with a prefix of at least one byte; mostly they do not."""
-    return length >= size and p[0] == prefix[0] and memcmp(p, prefix, size) == 0
+    """Whether bytes begin with a prefix; mostly they do not, and with an empty one never."""
+    return 0 < size <= length and p[0] == prefix[0] and memcmp(p, prefix, size) == 0
 
 
 # ---------------------------------------------------------------------------------------------

@@ -196,11 +196,13 @@ cdef Shape new_shape(ParamsDecoder decoder, const uint8_t* p, Py_ssize_t size):
     cdef Pair pair
     cdef str name
     cdef dict last = {}
+    cdef const uint8_t* prefix = <const uint8_t*>PyBytes_AS_STRING(decoder.reserved)
+    cdef Py_ssize_t prefix_size = PyBytes_GET_SIZE(decoder.reserved)
     cdef Py_ssize_t pos = 0, used, i
     shape.names, shape.images = [], []
     for i in range(decoder.pairs):
         used = read_pair(p + pos, size - pos, &pair)
-        if used < 0:
+        if used < 0 or begins_with(pair.name, pair.name_length, prefix, prefix_size):
             return shape
         slot = NAMES.find(pair.name, pair.name_length)
         name = name_of(slot, &pair)
@@ -222,11 +224,10 @@ cdef Shape new_shape(ParamsDecoder decoder, const uint8_t* p, Py_ssize_t size):
         pos += used
     shape.start, shape.reserved = decoder.start, decoder.reserved
     shape.template = new_template(decoder.start, last)
-    if len(shape.template) == len(decoder.environ):
-        for i in range(decoder.pairs):
-            if shape.pairs[i].steady >= 0 and shape.images[i] is not None:
-                shape.set_value(i, shape.images[i], decoder.environ[shape.names[i]])
-        shape.count = decoder.pairs
+    for i in range(decoder.pairs):
+        if shape.pairs[i].steady >= 0 and shape.images[i] is not None:
+            shape.set_value(i, shape.images[i], decoder.environ[shape.names[i]])
+    shape.count = decoder.pairs
     return shape
 
 
@@ -482,7 +483,7 @@ cdef class ParamsDecoder:
             if self.pairs >= self.max_pairs:
                 raise LimitExceeded(f"more than max_params_pairs={self.max_pairs} params")
             self.pairs += 1
-            if not (prefix_size and begins_with(pair.name, pair.name_length, prefix, prefix_size)):
+            if not begins_with(pair.name, pair.name_length, prefix, prefix_size):
                 self.add(&pair)
             self.consumed += used
             pos += used

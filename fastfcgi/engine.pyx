@@ -391,7 +391,7 @@ cdef class Engine:
         self.seq += 1
         worker.left = self.leader is not worker
         if worker.left:
-            return 0
+            return worker.handler.left_alone()
         if eager:
             worker.left = True
             self.free()

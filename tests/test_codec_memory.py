@@ -305,6 +305,20 @@ def test_known_names_are_not_compared_beyond_the_input(guarded):
             assert decoder.finish() == {name[:cut].decode(): ""}
 
 
+def test_params_like_earlier_ones_stay_within_their_input(guarded):
+    cache = _codec.ValueCache()
+    pairs = [(b"PATH_INFO", b"/page"), (b"n" * 127, b"v" * 200), (b"HTTP_HOST", b"a" * 99)]
+    known = reference_codec.encode_pairs(pairs)
+    shorter = [reference_codec.encode_pairs([*pairs[:2], (b"HTTP_HOST", b"a" * i)]) for i in (0, 9)]
+    for wire in (known, known.replace(b"a", b"b"), known.replace(b"/", b"_"), *shorter):
+        for cut in range(len(wire) + 1):
+            expected = outcome(params, wire[:cut])
+            for _ in range(3):
+                params(known, cache=cache)
+            for view in places(guarded, wire[:cut]):
+                assert outcome(lambda view: params(view, cache=cache), view) == expected
+
+
 # ---------------------------------------------------------------------------------- leaks
 
 
@@ -377,6 +391,16 @@ def params_again():
         decoder.finish()
 
 
+def params_alike():
+    """Streams that differ in some values from those before."""
+    cache = _codec.ValueCache()
+    decoder = _codec.ParamsDecoder(cache=cache, reserved=b"wsgi.", base={"wsgi.x": CONTENT})
+    for number in range(8):
+        host = b"%d" % (number // 2) * 200
+        decoder.feed(_codec.encode_pairs([*MANY_PAIRS[:40], (b"HTTP_HOST", host)]))
+        assert len(decoder.finish()) == 42
+
+
 def params_refused():
     for limits in ({"max_bytes": 50000}, {"max_pairs": 80}):
         try:
@@ -408,6 +432,7 @@ LEAK_ROUNDS = {
     "broken": read_broken,
     "params": lambda: params(MANY_WIRE, MANY_WIRE[:30001], MANY_WIRE[30001:], reserved=b"HTTP_X_7"),
     "params again": params_again,
+    "params alike": params_alike,
     "params unfinished": lambda: params(MANY_WIRE[:30001], MANY_WIRE[30001:50001], finish=False),
     "params refused": params_refused,
     "pairs": lambda: [outcome(_codec.decode_pairs, data) for data in (MANY_WIRE, MANY_WIRE[:-1])],

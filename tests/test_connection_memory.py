@@ -47,6 +47,7 @@ def test_connection_stays_within_its_input(guarded):
 
 BODY = bytes(60000)
 MANY = {f"HTTP_X_{i}": "v" * 600 for i in range(100)}
+FEW = {name: MANY[name] for name in list(MANY)[:30]}
 SETTINGS = ConnectionSettings(roles=(1, 2, 3), values={"FCGI_MAX_REQS": "9"})
 WHOLE = {i: wire.request(i, MANY, BODY, keep_conn=True) for i in (1, 2, 3)}
 BEGUN = {
@@ -72,6 +73,17 @@ def requests(*ids):
         connection.send_stderr(request_id, BODY)
         connection.end_request(request_id)
     connection.data_to_send()
+
+
+def alike():
+    """Requests with the same names, on one connection and on others."""
+    settings = ConnectionSettings(reserved=b"wsgi.", base={"wsgi.x": BODY})
+    for number in range(4):
+        connection = Connection(settings=settings)
+        for host in ("a.example", "b.example"):
+            params = {**FEW, "HTTP_HOST": host, "HTTP_COOKIE": f"{number}"}
+            connection.receive_data(wire.request(1, params, keep_conn=True))
+            connection.end_request(1)
 
 
 def aborted():
@@ -108,6 +120,7 @@ def cut():
 LEAK_ROUNDS = {
     "one by one": lambda: [requests(1), requests(1)],
     "side by side": lambda: requests(1, 2, 3),
+    "alike": alike,
     "aborted": aborted,
     "broken": broken,
     "cut": cut,

@@ -97,6 +97,38 @@ def test_connections_share_values_but_no_request_sees_another_ones():
     assert first == PARAMS
 
 
+def test_requests_alike_on_several_connections_cut_anywhere():
+    settings = ConnectionSettings(reserved=b"wsgi.", base={"wsgi.version": (1, 0)})
+    connections = [Connection(settings=settings) for _ in range(3)]
+    whole = wire.request(1, PARAMS, keep_conn=True)
+    for cut in range(1, len(whole)):
+        for number, connection in enumerate(connections):
+            changed = {**PARAMS, "PATH_INFO": f"/{cut}", "HTTP_HOST": "ab"[number % 2]}
+            assert params_of(connection, changed) == {"wsgi.version": (1, 0), **changed}
+            events = connection.receive_data(whole[:cut]) + connection.receive_data(whole[cut:])
+            assert events[0].params == {"wsgi.version": (1, 0), **PARAMS}
+            connection.end_request(1)
+
+
+def test_params_begin_with_what_settings_say():
+    base = {"wsgi.version": (1, 0), "wsgi.run_once": False}
+    settings = ConnectionSettings(reserved=b"wsgi.", base=base)
+    sent_too = {"wsgi.version": "2", **PARAMS}
+    for connection in [Connection(settings=settings) for _ in range(3)]:
+        for params in (PARAMS, {}, sent_too, PARAMS):
+            expected = {**base, **{k: v for k, v in params.items() if k not in base}}
+            found = params_of(connection, params)
+            assert list(found.items()) == list(expected.items())
+            found.clear()
+
+
+@pytest.mark.parametrize("base", [{"SERVER_NAME": "x"}, {"wsgi.version": (1, 0), "HTTP_X": ""}])
+@pytest.mark.parametrize("reserved", [b"", b"wsgi."])
+def test_what_a_web_server_could_send_is_nothing_to_begin_with(base, reserved):
+    with pytest.raises(ValueError, match="not reserved"):
+        ConnectionSettings(base=base, reserved=reserved)
+
+
 def test_what_is_shared_is_not_the_dict():
     connection = Connection()
     first = params_of(connection, PARAMS)

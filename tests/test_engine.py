@@ -263,9 +263,9 @@ def test_ticks_come_as_often_as_asked_for(engine):
             engine.wake()
             time.sleep(0.005)
         wait_until(lambda: len(times) >= 3)
-        end = time.monotonic()
+        now = time.monotonic()
     assert all(b - a > 0.0499 for a, b in zip([start, *times], times, strict=False))
-    assert times[-1] <= end
+    assert times[2] <= now
 
 
 def test_there_are_no_ticks_that_nobody_asked_for(engine, monkeypatch):

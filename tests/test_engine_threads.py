@@ -178,37 +178,97 @@ def test_waiting_for_room_to_send_holds_up_nobody(kind):
             assert len(slow.receive_end().body) == 200 * len(block)
 
 
-def test_a_connection_is_watched_again_when_its_request_blocks(turns):
-    """While it is served by whoever polls, nobody would look at it."""
-    seen = []
-    inside, go = threading.Event(), threading.Event()
+class Looking:
+    """An application that looks at how its own connection is watched.
 
-    def app(environ, start_response):
+    Attributes:
+        seen: The masks that it found, -1 for not at all.
+    """
+
+    def __init__(self):
+        self.inside, self.go = threading.Event(), threading.Event()
+        self.seen = []
+
+    def __call__(self, environ, start_response):
         if environ["PATH_INFO"].endswith("hold"):
-            inside.set()
-            assert go.wait(DEADLINE)
+            self.inside.set()
+            assert self.go.wait(DEADLINE)
         elif environ["PATH_INFO"].endswith("look"):
-            (channel,) = (one for one in web.server.channels if not one.served)
-            seen.append(channel.mask)
+            (channel,) = (one for one in self.web.server.channels if not one.served)
+            self.seen.append(channel.mask)
             wait_until(lambda: channel.mask > 0)
         return hello(environ, start_response)
 
-    with serving(app, threads=3) as web, web.peer() as peer:
+    def look(self, peer, number):
+        """One look, from a connection that is accepted when its request is there already: who
+        polls is kept busy so long."""
+        self.inside.clear()
+        self.go.clear()
+        peer.answers.outputs.clear()
+        path = f"/quick{number}/hold"
+        peer.send(wire.request(1, wire.cgi_params("GET", path), keep_conn=True))
+        assert self.inside.wait(DEADLINE)
+        with self.web.peer() as other:
+            other.send(wire.request(1, wire.cgi_params("GET", f"/quick{number}/look")))
+            self.go.set()
+            assert other.receive_end().status == 200
+        assert peer.receive_end().body == b"hello " + path.encode()
+
+
+def test_a_connection_is_watched_again_when_its_request_blocks(turns):
+    """While it is served by whoever polls, nobody would look at it."""
+    app = Looking()
+    with serving(app, threads=3) as app.web, app.web.peer() as peer:
         make_quick(peer)
         for number in range(20):
-            # The connection is accepted when its request is there: who polls is kept so long.
-            inside.clear()
-            go.clear()
-            peer.answers.outputs.clear()
-            path = f"/quick{number}/hold"
-            peer.send(wire.request(1, wire.cgi_params("GET", path), keep_conn=True))
-            assert inside.wait(DEADLINE)
-            with web.peer() as other:
-                other.send(wire.request(1, wire.cgi_params("GET", f"/quick{number}/look")))
+            app.look(peer, number)
+    assert -1 in app.seen
+
+
+def test_a_path_known_to_block_is_handed_over_beforehand(turns):
+    app = Looking()
+    with serving(app, threads=3) as app.web, app.web.peer() as peer:
+        make_quick(peer)
+        for number in range(20):
+            app.web.server.engine.scores.note(f"/quick{number}/look", 36)
+            app.look(peer, number)
+    assert app.seen == [1] * 20
+
+
+def test_a_connection_is_watched_whoever_runs_its_request(kind):
+    """Here it is a thread that comes back from a request while who polls accepts another
+    connection."""
+    inside, connected, go = (threading.Event() for _ in range(3))
+    calls = []
+
+    class Server(WSGIServer):
+        def _isClientAllowed(self, addr):
+            calls.append(addr)
+            if len(calls) == 2:
+                assert connected.wait(DEADLINE)
+            if len(calls) == 3:
                 go.set()
-                assert other.receive_end().status == 200
-            assert peer.receive_end().body == b"hello " + path.encode()
-    assert -1 in seen
+                time.sleep(0.1)
+            return True
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/back":
+            inside.set()
+            assert go.wait(DEADLINE)
+        elif environ["PATH_INFO"] == "/look":
+            wait_until(lambda: all(channel.mask > 0 for channel in list(web.server.channels)))
+        return hello(environ, start_response)
+
+    with Serving(Server(app, bind="127.0.0.1:0", threads=4)) as web:
+        with web.peer() as back, contextlib.ExitStack() as stack:
+            back.send(wire.request(1, wire.cgi_params("GET", "/back")))
+            assert inside.wait(DEADLINE)
+            peers = [stack.enter_context(web.peer()) for _ in range(2)]
+            for peer in peers:
+                peer.send(wire.request(1, wire.cgi_params("GET", "/look")))
+            connected.set()
+            for peer in [back, *peers]:
+                assert peer.receive_end().status == 200
 
 
 def test_a_web_server_that_goes_away_is_noticed_while_its_request_blocks(kind, gate):
