@@ -9,6 +9,7 @@ cdef struct Piece:
     int request_id
     int max_content
     int min_padding
+    bint mapped                 # data may have to come from a disk
     Py_ssize_t wire             # bytes on the wire
     Py_ssize_t sent             # of those
     const uint8_t* head         # a stream's content is head and then data

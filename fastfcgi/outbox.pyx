@@ -77,6 +77,7 @@ cdef class Outbox:
             self.make_room()
         piece = &self.pieces[self.begin + self.count]
         piece.type = 0
+        piece.mapped = False
         piece.sent = 0
         piece.wire = wire
         piece.head_length = 0
@@ -154,6 +155,7 @@ cdef class Outbox:
         piece.request_id = request_id
         piece.max_content = max_content
         piece.min_padding = min_padding
+        piece.mapped = length and not PyBytes_CheckExact(data)
         piece.data = p
         piece.data_length = length
         if head_length:
@@ -257,7 +259,12 @@ cdef class Outbox:
         cdef Py_ssize_t sent
         while self.count and not self.blocked:
             used = self.fill(iov, headers)
-            sent = ff_send(fd, iov, used)
+            if self.pieces[self.begin].mapped:
+                # The only write that may wait: for pages of a file.
+                with nogil:
+                    sent = ff_send(fd, iov, used)
+            else:
+                sent = ff_send(fd, iov, used)
             writes += 1
             if sent == -EAGAIN:
                 self.blocked = True

@@ -102,6 +102,13 @@ def test_what_is_not_known_at_all_is_judged_by_all_such_paths():
     assert scores.score("/another/") >= EAGER
 
 
+def test_a_segment_begins_with_what_is_thought_of_all():
+    """One quick path does not make all of a site known."""
+    for scores, eager in ((Scores(), True), (quick_scores(), False)):
+        scores.note("/a/1", QUICK)
+        assert (scores.score("/a/2") >= EAGER) is eager
+
+
 @pytest.mark.parametrize("path", ["", "/", "//", "no slash", "/" * 1000, "/\xe4/b", "/\u20ac/b"])
 def test_any_str_is_a_path(path):
     scores = quick_scores()
