@@ -91,11 +91,10 @@ def test_json_has_what_was_measured(reported: Path) -> None:
                 assert found["peak"] > 0.5
 
 
-def test_floor_is_below(reported: Path) -> None:
-    """A C program that knows nothing costs less than a server with an application."""
+def test_floor_needs_less_memory(reported: Path) -> None:
+    """A C program that knows nothing, against a server with an application."""
     for scenario in json.loads((reported / "json").read_text())["scenarios"].values():
         found = {label: server["medians"] for label, server in scenario["servers"].items()}
-        assert found["floor"]["cpu"] < found["fastfcgi"]["cpu"]
         assert found["floor"]["peak"] < found["fastfcgi"]["peak"]
 
 
