@@ -10,9 +10,11 @@ cdef class Acceptor(Handler):
     cdef bint checks_peers
     cdef ff_mutex lock        # of paused and what it is watched for
     cdef bint paused
+    cdef long inside          # threads that accept
     cdef double complained_at
 
     cdef int accept_some(self, Worker worker) except -1
+    cdef int accept_batch(self, Worker worker) except -1
     cdef int welcome(self, Py_ssize_t fd, bint is_inet, Worker worker) except -1
     cdef bint is_allowed(self, Py_ssize_t fd) except -1
     cdef bint is_full(self) noexcept

@@ -7,7 +7,7 @@ import socket
 
 from libc.errno cimport EMFILE, ENFILE, ENOBUFS, ENOMEM
 
-from fastfcgi._sys cimport ff_accept, ff_close, ff_free_mutex, ff_lock, ff_now, ff_unlock
+from fastfcgi._sys cimport ff_accept, ff_add, ff_free_mutex, ff_lock, ff_now, ff_unlock
 from fastfcgi.channel cimport Channel, Service
 from fastfcgi.engine cimport Handler, Worker
 
@@ -81,8 +81,20 @@ cdef class Acceptor(Handler):
                 ff_unlock(&self.lock)
         return 0
 
+    @property
+    def accepting(self):
+        """Some thread is about it: there may be one channel more in a moment."""
+        return self.inside > 0
+
     cdef int accept_some(self, Worker worker) except -1:
         """Returns how many were accepted."""
+        ff_add(&self.inside, 1)
+        try:
+            return self.accept_batch(worker)
+        finally:
+            ff_add(&self.inside, -1)
+
+    cdef int accept_batch(self, Worker worker) except -1:
         cdef int accepted, is_inet = False
         cdef Py_ssize_t fd
         for accepted in range(BATCH):
@@ -104,7 +116,6 @@ cdef class Acceptor(Handler):
     cdef int welcome(self, Py_ssize_t fd, bint is_inet, Worker worker) except -1:
         cdef Channel channel
         if self.checks_peers and not self.is_allowed(fd):
-            ff_close(fd)
             return 0
         channel = Channel.__new__(Channel)
         channel.open(self.service, fd, is_inet)
@@ -114,18 +125,21 @@ cdef class Acceptor(Handler):
         except Exception:
             logger.exception("internal error, the connection is closed")
             channel.on_failure()
+        if self.service.stopping:
+            # Those that are there have been told, perhaps before this one was there.
+            channel.on_stop()
         return 0
 
     cdef bint is_allowed(self, Py_ssize_t fd) except -1:
-        sock = socket.socket(fileno=fd)
-        try:
-            peer = sock.getpeername()
-        except OSError:
-            return False  # gone already
-        finally:
-            sock.detach()
-        if self.server._isClientAllowed(peer):
-            return True
+        """Whether the peer may connect; its socket is closed if not."""
+        with socket.socket(fileno=fd) as sock:
+            try:
+                peer = sock.getpeername()
+            except OSError:
+                return False  # gone already
+            if self.server._isClientAllowed(peer):
+                sock.detach()
+                return True
         logger.warning("connection from %r refused: not in FCGI_WEB_SERVER_ADDRS", peer)
         return False
 

@@ -17,6 +17,7 @@ cdef class Service:
     cdef ConnectionSettings settings
     cdef readonly set channels
     cdef public bint is_full        # the server waits for a connection to close
+    cdef public bint stopping       # it serves no connection that is new
     cdef readonly Py_ssize_t max_connections
     cdef Py_ssize_t max_body_memory
     cdef int64_t max_body_file

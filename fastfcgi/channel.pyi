@@ -13,6 +13,7 @@ END_GRACE: float
 
 class Service:
     is_full: bool
+    stopping: bool
     def __init__(
         self,
         server: Any,

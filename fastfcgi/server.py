@@ -272,6 +272,8 @@ class WSGIServer(FlupNames):
                 acceptor.pause()
                 listener.close()
         self._listeners = [listener for listener in self._listeners if not listener.owned]
+        if self._service is not None:
+            self._service.stopping = True  # for those that are just being accepted
         for channel in list(self.channels):
             channel.on_stop()
         self.engine.tick = STOPPING_TICK
@@ -280,7 +282,8 @@ class WSGIServer(FlupNames):
 
     def _check_stopped(self, now: float) -> None:
         engine = self.engine
-        if not self.channels and not engine.busy and not engine.pending:
+        accepting = any(acceptor.accepting for acceptor in self._acceptors)
+        if not (self.channels or accepting or engine.busy or engine.pending):
             engine.finish()
         elif self._stopping_until is not None and now >= self._stopping_until:
             logger.error(

@@ -5,6 +5,7 @@ import functools
 import io
 import select
 import socket
+import sys
 import threading
 import time
 from mmap import mmap
@@ -144,13 +145,14 @@ def new_service(
     return Service(server, engine, gateway, limits, settings, max_connections, overridden)
 
 
-# The kinds of engine that there are, whatever this Python and this system would choose.
+# The kinds of engine that there are, whatever this system would choose.
 ENGINES = {
-    "turns": functools.partial(Engine, parallel=False),
     "parallel": functools.partial(Engine, parallel=True),
-    "selector": lambda *args: Engine(*args, parallel=False, poller=SelectorPoller(False)),
     "selector, parallel": lambda *args: Engine(*args, parallel=True, poller=SelectorPoller(True)),
 }
+if getattr(sys, "_is_gil_enabled", lambda: True)():
+    ENGINES["turns"] = functools.partial(Engine, parallel=False)
+    ENGINES["selector"] = lambda *args: Engine(*args, parallel=False, poller=SelectorPoller(False))
 
 
 def engine_threads():

@@ -178,6 +178,24 @@ def test_who_may_not_connect_is_closed_and_logged(listening, caplog):
     assert "FCGI_WEB_SERVER_ADDRS" in caplog.text and "127.0.0.1" in caplog.text
 
 
+def test_who_cannot_be_asked_about_is_closed(listening):
+    """An overridden method that fails leaves no descriptor behind."""
+    acceptor, service, connect = listening()
+    service.server._isClientAllowed = lambda addr: 1 // 0
+    sock = connect()
+
+    def failed():
+        with contextlib.suppress(ZeroDivisionError):
+            acceptor.on_ready(READ)
+            return False
+        return True
+
+    wait_until(failed)
+    assert service.channels == set()
+    with contextlib.suppress(ConnectionError):
+        assert sock.recv(1) == b""
+
+
 def test_small_answers_are_not_held_back(listening):
     acceptor, service, connect = listening()
     connect()

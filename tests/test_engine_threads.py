@@ -123,6 +123,7 @@ def test_a_path_known_to_be_quick_that_blocks_does_not_hold_up_others(kind, gate
         make_quick(peer, "/wait")
         for expected in (12, 24):
             gate.open.clear()
+            time.sleep(0.2)  # so that all are asleep for good
             with waiting(web, 1):
                 gate.wait_for(1)
                 start = time.monotonic()
@@ -171,7 +172,7 @@ def test_waiting_for_room_to_send_holds_up_nobody(kind):
         make_quick(peer)
         with web.peer() as slow:
             slow.sock.sendall(wire.request(1, wire.cgi_params("GET", "/large")))
-            wait_until(lambda: any(channel.unsent > 1000 for channel in web.server.channels))
+            wait_until(lambda: any(channel.unsent > 1000 for channel in list(web.server.channels)))
             for _ in range(5):
                 assert ask(peer) == b"hello /"
             assert web.server.engine.busy == 1
@@ -194,7 +195,7 @@ class Looking:
             self.inside.set()
             assert self.go.wait(DEADLINE)
         elif environ["PATH_INFO"].endswith("look"):
-            (channel,) = (one for one in self.web.server.channels if not one.served)
+            (channel,) = (one for one in list(self.web.server.channels) if not one.served)
             self.seen.append(channel.mask)
             wait_until(lambda: channel.mask > 0)
         return hello(environ, start_response)
@@ -276,7 +277,7 @@ def test_a_web_server_that_goes_away_is_noticed_while_its_request_blocks(kind, g
 
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/block":
-            (channel,) = (one for one in web.server.channels if one is not kept)
+            (channel,) = (one for one in list(web.server.channels) if one is not kept)
             started.set()
             wait_until(lambda: channel.closed, "the loss to be seen")
             aborted.set()

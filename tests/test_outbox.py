@@ -296,7 +296,7 @@ def test_pieces_come_and_go(pair, count):
 def test_what_was_sent_is_let_go_at_once(pair):
     box = Outbox()
     first, second = bytearray(b"x" * 100), bytearray(16 * MIB)
-    head = b"h" * 1000
+    head = bytes(bytearray(1000))
     count = sys.getrefcount(head)
     box.put_stream(STDOUT, 7, head, first)
     box.put_stream(STDOUT, 7, None, second)
@@ -313,7 +313,7 @@ def test_what_was_sent_is_let_go_at_once(pair):
 def test_what_is_never_sent_is_let_go(pair):
     for end in (Outbox.clear, lambda box: None):
         box = Outbox()
-        data, head = bytearray(b"x" * 100), b"h" * 1000
+        data, head = bytearray(b"x" * 100), bytes(bytearray(1000))
         count = sys.getrefcount(head)
         for _ in range(10):
             box.put_stream(STDOUT, 7, head, data)

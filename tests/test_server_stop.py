@@ -8,10 +8,13 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 
 import pytest
 import wire
 from helpers import DEADLINE, Gate, Serving, hello, serving, wait_until, waiting
+
+from fastfcgi import WSGIServer
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="only tried with poll()")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -41,6 +44,24 @@ def test_stop_from_a_request():
     with serving(app) as web:
         assert web.get().status == 200
         assert web.wait() is False
+
+
+def test_a_connection_that_is_being_accepted_is_told_of_the_stop():
+    """By another thread than the one that tells those that are there."""
+
+    class Server(WSGIServer):
+        def _isClientAllowed(self, addr):
+            self.stop()
+            wait_until(lambda: self._stopping_until is not None)
+            time.sleep(0.1)
+            return True
+
+    with Serving(Server(hello, bind="127.0.0.1:0")) as web, web.peer() as peer:
+        start = time.monotonic()
+        assert peer.request(keep_conn=True).status == 200
+        assert peer.receive_close()
+        assert web.wait() is False
+        assert time.monotonic() - start < web.server.limits.graceful_timeout / 2
 
 
 def test_stop_before_run_ends_it_at_once():
