@@ -25,6 +25,12 @@ static inline Py_ssize_t ff_recv(Py_ssize_t fd, void *p, Py_ssize_t size) {
     return n < 0 ? ff_error() : n;
 }
 
+static inline Py_ssize_t ff_recv_into_two(
+    Py_ssize_t fd, void *p, Py_ssize_t size, void *q, Py_ssize_t more
+) {
+    return ff_recv(fd, p, size);
+}
+
 static inline Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec *iov, int count) {
     WSABUF buffers[64];
     DWORD sent = 0;
@@ -35,6 +41,17 @@ static inline Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec *iov, int count) {
     if (WSASend((SOCKET)fd, buffers, (DWORD)count, &sent, 0, NULL, NULL))
         return ff_error();
     return (Py_ssize_t)sent;
+}
+
+typedef int ff_signals;
+static inline void ff_hold_sigpipe(ff_signals *before) { *before = 0; }
+static inline void ff_drop_sigpipe(const ff_signals *before) { (void)before; }
+
+static inline Py_ssize_t ff_send_file(
+    Py_ssize_t fd, const void *head, Py_ssize_t head_size, int file, long long offset,
+    Py_ssize_t size
+) {
+    return -ENOSYS;     /* file_wrapper.py has files read there */
 }
 
 static inline Py_ssize_t ff_accept(Py_ssize_t fd, int *is_inet) {
@@ -59,6 +76,14 @@ static inline void ff_close(Py_ssize_t fd) { closesocket((SOCKET)fd); }
 
 static inline int ff_hung_up(Py_ssize_t fd) { (void)fd; return 0; }
 
+static inline int ff_wait_to_recv(Py_ssize_t fd, int milliseconds) {
+    WSAPOLLFD p;
+    p.fd = (SOCKET)fd;
+    p.events = POLLRDNORM;
+    p.revents = 0;
+    return WSAPoll(&p, 1, milliseconds) > 0;
+}
+
 static inline double ff_now(void) {
     LARGE_INTEGER count, frequency;
     QueryPerformanceCounter(&count);
@@ -73,6 +98,7 @@ static inline double ff_thread_cpu(void) { return 0.0; }
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -81,10 +107,29 @@ typedef struct iovec ff_iovec;
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
 #endif
+#ifndef MSG_MORE
+#define MSG_MORE 0
+#endif
+#ifdef __linux__
+#include <sys/sendfile.h>
+#endif
 
 static inline Py_ssize_t ff_recv(Py_ssize_t fd, void *p, Py_ssize_t size) {
     ssize_t n;
     do n = recv((int)fd, p, (size_t)size, MSG_DONTWAIT); while (n < 0 && errno == EINTR);
+    return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
+}
+
+static inline Py_ssize_t ff_recv_into_two(
+    Py_ssize_t fd, void *p, Py_ssize_t size, void *q, Py_ssize_t more
+) {
+    ff_iovec iov[2] = {{p, (size_t)size}, {q, (size_t)more}};
+    struct msghdr message;
+    ssize_t n;
+    memset(&message, 0, sizeof message);
+    message.msg_iov = iov;
+    message.msg_iovlen = 2;
+    do n = recvmsg((int)fd, &message, MSG_DONTWAIT); while (n < 0 && errno == EINTR);
     return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
 }
 
@@ -97,6 +142,70 @@ static inline Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec *iov, int count) {
     do n = sendmsg((int)fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
+}
+
+/* sendfile() knows no MSG_NOSIGNAL, and an application may have made SIGPIPE deadly again: no such
+   signal comes between these two. */
+#ifdef __linux__
+typedef sigset_t ff_signals;
+
+static inline void ff_hold_sigpipe(ff_signals *before) {
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, before);
+}
+
+static inline void ff_drop_sigpipe(const ff_signals *before) {
+    sigset_t pipe;
+    struct timespec zero = {0, 0};
+    if (!sigismember(before, SIGPIPE)) {
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        while (sigtimedwait(&pipe, NULL, &zero) < 0 && errno == EINTR);
+    }
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+#else
+typedef int ff_signals;
+static inline void ff_hold_sigpipe(ff_signals *before) { *before = 0; }
+static inline void ff_drop_sigpipe(const ff_signals *before) { (void)before; }
+#endif
+
+/* Bytes of a file as they lie in the system's cache, without a copy of them where it offers that.
+   0 at the end of the file. */
+static inline Py_ssize_t ff_send_bytes_of_file(int fd, int file, off_t offset, size_t size) {
+    char block[16384];
+    ssize_t n;
+#ifdef __linux__
+    off_t start = offset;
+    do n = sendfile(fd, file, &start, size); while (n < 0 && errno == EINTR);
+    if (n >= 0 || (errno != EINVAL && errno != ENOSYS)) return n < 0 ? -errno : n;
+    /* Of a file system that has no way to do it. */
+#endif
+    if (size > sizeof block) size = sizeof block;
+    do n = pread(file, block, size, offset); while (n < 0 && errno == EINTR);
+    if (n <= 0) return n < 0 ? -errno : 0;
+    size = (size_t)n;
+    do n = send(fd, block, size, MSG_DONTWAIT | MSG_NOSIGNAL); while (n < 0 && errno == EINTR);
+    return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
+}
+
+static inline Py_ssize_t ff_send_file(
+    Py_ssize_t fd, const void *head, Py_ssize_t head_size, int file, long long offset,
+    Py_ssize_t size
+) {
+    ssize_t n;
+    Py_ssize_t sent = 0;
+    if (head_size) {
+        do n = send((int)fd, head, (size_t)head_size, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
+        while (n < 0 && errno == EINTR);
+        if (n < 0) return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+        if (n < head_size) return n;
+        sent = n;
+    }
+    n = ff_send_bytes_of_file((int)fd, file, (off_t)offset, (size_t)size);
+    return n > 0 ? sent + n : sent ? sent : n;
 }
 
 static inline Py_ssize_t ff_accept(Py_ssize_t fd, int *is_inet) {
@@ -135,6 +244,14 @@ static inline int ff_hung_up(Py_ssize_t fd) {
     p.fd = (int)fd;
     p.events = p.revents = 0;
     return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+static inline int ff_wait_to_recv(Py_ssize_t fd, int milliseconds) {
+    struct pollfd p;
+    p.fd = (int)fd;
+    p.events = POLLIN;
+    p.revents = 0;
+    return poll(&p, 1, milliseconds) > 0;
 }
 
 static inline double ff_now(void) {

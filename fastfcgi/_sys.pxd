@@ -11,13 +11,30 @@ cdef extern from "_sys.h" nogil:
 
     # The most bytes that come at once, 0 at the end of what the peer sends.
     Py_ssize_t ff_recv(Py_ssize_t fd, void* p, Py_ssize_t size)
+    # The same into p and, when that is full, into q.
+    Py_ssize_t ff_recv_into_two(
+        Py_ssize_t fd, void* p, Py_ssize_t size, void* q, Py_ssize_t more
+    )
     # One gathered write of at most 64 buffers; bytes taken.
     Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec* iov, int count)
+    # `head`, unless its size is 0, and after it bytes of a file, which may have to come from a disk;
+    # bytes taken of both, 0 if the file has none there.
+    Py_ssize_t ff_send_file(
+        Py_ssize_t fd, const void* head, Py_ssize_t head_size, int file, long long offset,
+        Py_ssize_t size
+    )
+    # No SIGPIPE between these two, of which ff_send_file() would not be safe.
+    ctypedef struct ff_signals:
+        pass
+    void ff_hold_sigpipe(ff_signals* before)
+    void ff_drop_sigpipe(const ff_signals* before)
     # A connection's descriptor, never inherited, never waiting, without Nagle's delay.
     Py_ssize_t ff_accept(Py_ssize_t fd, int* is_inet)
     int ff_shutdown(Py_ssize_t fd)
     void ff_close(Py_ssize_t fd)
     bint ff_hung_up(Py_ssize_t fd)
+    # Whether ff_recv() has something to say; the only one that waits.
+    bint ff_wait_to_recv(Py_ssize_t fd, int milliseconds)
     # Seconds on time.monotonic()'s clock, and of this thread's CPU.
     double ff_now()
     double ff_thread_cpu()

@@ -15,6 +15,8 @@ cdef class Body:
     cdef int64_t file_start, max_file
     cdef int64_t room                   # bytes that may still come, -1 for any number
     cdef object failure
+    cdef uint8_t* target                # where who waits to read wants the next bytes; or NULL
+    cdef Py_ssize_t wanted              # bytes that fit there
     cdef bint discarding
 
     cpdef Py_ssize_t append(self, object data) except -1
@@ -30,6 +32,11 @@ cdef class Body:
     cdef bytes take_bytes(self, Py_ssize_t size, Py_ssize_t* freed)
     # The same into memory of the caller's, that stays as above; returns the number of bytes.
     cdef Py_ssize_t take_into(self, uint8_t* p, Py_ssize_t size, Py_ssize_t* freed) except -1
+
+    # Until it is called with NULL, what arrives goes there first; for an empty body.
+    cdef void aim(self, uint8_t* p, Py_ssize_t size) noexcept
+    # How many of the next bytes may be received to `target`, for append_bytes() of just them.
+    cdef Py_ssize_t room_at_target(self) noexcept
 
     cdef int copy_in(self, const uint8_t* p, Py_ssize_t size) except -1
     cdef int add_chunk(self, Py_ssize_t need) except -1

@@ -76,6 +76,7 @@ cdef class Body:
             PyBuffer_Release(&view)
 
     cdef Py_ssize_t append_bytes(self, const uint8_t* p, Py_ssize_t size) except -1:
+        cdef Py_ssize_t part
         if self.room >= 0:
             if size > self.room:
                 size = <Py_ssize_t>self.room
@@ -88,8 +89,25 @@ cdef class Body:
             # Order: what follows bytes in the file goes to the file, so memory is empty now.
             self.write_file(PyMemoryView_FromMemory(<char*>p, size, PyBUF_READ))
             return 0
+        if self.wanted and self.in_memory == 0:
+            part = min(size, self.wanted)
+            if p != self.target:
+                memcpy(self.target, p, part)
+            self.target += part
+            self.wanted -= part
+            p += part
+            size -= part
         self.copy_in(p, size)
         return size
+
+    cdef void aim(self, uint8_t* p, Py_ssize_t size) noexcept:
+        self.target = p
+        self.wanted = size
+
+    cdef Py_ssize_t room_at_target(self) noexcept:
+        if self.in_memory or self.in_file or self.discarding or self.failure is not None:
+            return 0
+        return self.wanted if self.room < 0 else <Py_ssize_t>min(<int64_t>self.wanted, self.room)
 
     cdef int copy_in(self, const uint8_t* p, Py_ssize_t size) except -1:
         """Put bytes behind those that are held."""

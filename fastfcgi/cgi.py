@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from fastfcgi.environ import content_length_of
 from fastfcgi.exceptions import RequestAborted
+from fastfcgi.file_wrapper import FilePart
 from fastfcgi.wsgi import Exchange
 
 # The environment variables of which at least one says that this was started as CGI.
@@ -54,7 +55,7 @@ class CGIRequest(Exchange):
         return io.BytesIO()
 
     def write(
-        self, head: bytes | None, data: bytes | memoryview | None, last: bool = False
+        self, head: bytes | None, data: bytes | FilePart | None, last: bool = False
     ) -> None:
         """Send part of the response.
 
@@ -64,14 +65,14 @@ class CGIRequest(Exchange):
         try:
             if head:
                 self._write_all(head)
-            if data:
-                self._write_all(data)
+            for block in data.blocks() if isinstance(data, FilePart) else (data or b"",):
+                self._write_all(block)
             self.stdout.flush()
         except ConnectionError:
             self.aborted = True
             raise RequestAborted("the web server went away") from None
 
-    def _write_all(self, block: bytes | memoryview) -> None:
+    def _write_all(self, block: bytes) -> None:
         rest = memoryview(block)
         while rest:
             written: int | None = self.stdout.write(rest)
@@ -112,7 +113,6 @@ def standard_request() -> CGIRequest:
 
     From then on, what the application prints goes to stderr: stdout carries the response.
     """
-    # Unbuffered: a buffer would look into the maps of files that are sent.
     stdout = cast(BinaryIO, os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
     stderr = sys.stderr.buffer if sys.stderr is not None else None

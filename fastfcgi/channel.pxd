@@ -86,6 +86,7 @@ cdef class Channel(Handler):
     cdef double received_at
     cdef readonly double idle_since
     cdef bint reading               # more is to be received
+    cdef int pulls                  # parts that the application's thread received itself
     cdef bint attended              # whoever leads is about to run its request, or does
     cdef double params_since        # < 0: no PARAMS are under way
     cdef double listening_since
@@ -97,6 +98,7 @@ cdef class Channel(Handler):
     cdef double oldest_input(self) noexcept
     cdef int end_stalled(self, double now) except -1
     cdef int receive(self, Buffer buffer, Worker worker) except -1
+    cdef Py_ssize_t room_for_next(self, uint8_t** p) noexcept
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1
     cdef int time_params(self, double now) except -1
     cdef bint is_alone(self) noexcept
@@ -113,6 +115,7 @@ cdef class Channel(Handler):
     cdef int update(self) except -1
     cdef bint is_finished(self) noexcept
     cdef bint is_full(self) noexcept
+    cdef bint is_pulled(self) noexcept
     cdef int close(self) except -1
     cdef int let_go(self) except -1
     cdef int acknowledge(self, Request request, Py_ssize_t size) except -1
@@ -121,4 +124,6 @@ cdef class Channel(Handler):
     cdef int finish_sending(self) except -1
     cdef int wait(self, double seconds) except -1
     cdef int notify(self) except -1
-    cdef int receive_or_wait(self) except -1
+    cdef int receive_or_wait(self, bint wait=*) except -1
+    cdef bint receive_here(self) except -1
+    cdef bint await_here(self) except -1

@@ -19,9 +19,9 @@ from cpython.pythread cimport (
     PyThread_release_lock,
     PyThread_type_lock,
 )
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, EIO
 
-from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN
+from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN, RecordReader
 from fastfcgi._sys cimport (
     ff_close,
     ff_free_mutex,
@@ -29,8 +29,10 @@ from fastfcgi._sys cimport (
     ff_lock,
     ff_now,
     ff_recv,
+    ff_recv_into_two,
     ff_shutdown,
     ff_unlock,
+    ff_wait_to_recv,
 )
 from fastfcgi.body cimport new_body
 from fastfcgi.connection cimport SENDING_ENDED
@@ -60,6 +62,16 @@ cdef enum:
     PARAMS = 3
     IDLE = 4
     BODY = 5
+    # Parts of a body that its reader found there, before nobody else receives; half of them are
+    # forgotten whenever it found nothing.
+    MIN_PULLS = 2
+    MAX_PULLS = 8
+    # Milliseconds that such a reader waits by itself.
+    AWAIT_MS = 10
+    # Bytes of a body from which on they are received to where they are wanted; with them comes
+    # what is likely to stand between two parts, padding and a header.
+    MIN_DIRECT = 4096
+    MARGIN = 512
 
 cdef double NEVER = float("inf")
 
@@ -398,7 +410,12 @@ cdef class Channel(Handler):
 
     cdef int receive(self, Buffer buffer, Worker worker) except -1:
         """Take in what is there; returns whether anything was."""
-        cdef Py_ssize_t size = ff_recv(self.fd, buffer.memory, BUFFER_SIZE)
+        cdef uint8_t* target
+        cdef Py_ssize_t size, direct = self.room_for_next(&target)
+        if direct:
+            size = ff_recv_into_two(self.fd, target, direct, buffer.memory, MARGIN)
+        else:
+            size = ff_recv(self.fd, buffer.memory, BUFFER_SIZE)
         if size == -EAGAIN:
             return False
         if size < 0:
@@ -410,9 +427,32 @@ cdef class Channel(Handler):
             self.lingered += size
             if self.lingered > self.service.linger_bytes:
                 self.lose(None)
+        elif size <= direct:
+            self.take_in(target, size, worker)
         else:
-            self.take_in(buffer.memory, size, worker)
+            if direct:
+                self.take_in(target, direct, worker)
+            self.take_in(buffer.memory, size - direct, worker)
         return True
+
+    cdef Py_ssize_t room_for_next(self, uint8_t** p) noexcept:
+        """How many of the next bytes belong to a body that somebody waits to read, and where he
+        wants them; 0 if that is not worth while."""
+        cdef RecordReader reader = self.connection.reader
+        cdef Request request
+        cdef Body body
+        cdef Py_ssize_t size
+        if reader.content_left < MIN_DIRECT or reader.type not in (TYPE_STDIN, TYPE_DATA):
+            return 0
+        request = self.connection.find(reader.request_id)
+        if request is None or request.stdin_body is None:
+            return 0
+        body = request.body_of(reader.type)
+        if body is None:
+            return 0
+        p[0] = body.target
+        size = min(body.room_at_target(), reader.content_left)
+        return size if size >= MIN_DIRECT else 0
 
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1:
         cdef Request request
@@ -566,7 +606,7 @@ cdef class Channel(Handler):
         if self.lost or self.is_finished():
             return self.close()
         mask = WRITE if self.outbox.blocked else 0
-        if not self.eof and (self.lingering or not self.is_full()):
+        if not (self.eof or self.is_pulled()) and (self.lingering or not self.is_full()):
             mask |= READ
             if not self.reading:
                 # While we did not read, nothing of it was late.
@@ -590,6 +630,11 @@ cdef class Channel(Handler):
 
     cdef bint is_full(self) noexcept:
         return self.connection.is_paused() or self.outbox.size > self.service.max_unsent
+
+    cdef bint is_pulled(self) noexcept:
+        """An application's thread takes in the body as fast as it can: a second one that receives
+        beside it would only be in its way."""
+        return self.pulls >= MIN_PULLS and not self.waiters and self.is_alone()
 
     cdef int close(self) except -1:
         """Free the descriptor. All that is done with it is done with the lock held."""
@@ -617,7 +662,7 @@ cdef class Channel(Handler):
         """Bytes of a body are read; receive on if that was what it waited for."""
         if size:
             self.connection.input_read(request, size)
-            if not self.reading:
+            if not (self.reading or self.is_pulled()):
                 self.update()
         return 0
 
@@ -626,6 +671,8 @@ cdef class Channel(Handler):
         try:
             self.outbox.send(self.fd)
         except OSError as error:
+            if error.errno == EIO:
+                return self.lose("a file that was being sent is shorter now, or cannot be read")
             logger.info("connection of %s lost: %s", self.peer_name(), error)
             return self.lose(None)
         if self.connection.is_to_close() and not self.outbox.size and not self.lost:
@@ -637,6 +684,7 @@ cdef class Channel(Handler):
         self.served += 1
         self.idle_since = max(now, self.received_at)
         self.attended = False
+        self.pulls = 0
         self.newest = None
         if self.closed:
             return self.let_go()
@@ -669,6 +717,7 @@ cdef class Channel(Handler):
             self.waiters = []
         self.waiters.append(waiter)
         self.attended = False
+        self.pulls //= 2
         self.update()
         self.service.engine.hand_over()
         ff_unlock(&self.lock)
@@ -691,14 +740,42 @@ cdef class Channel(Handler):
             self.waiters.clear()
         return 0
 
-    cdef int receive_or_wait(self) except -1:
-        """More of a body is wanted: what is there already, or else what comes."""
+    cdef int receive_or_wait(self, bint wait=True) except -1:
+        """More of a body is wanted: what is there already, or else what comes. Returns whether
+        anything was there or came."""
+        if self.receive_here():
+            return True
+        if not wait:
+            return False
+        if not (self.is_pulled() and self.await_here()):
+            self.wait(-1.0)
+        return True
+
+    cdef bint receive_here(self) except -1:
+        """Receive in this thread, whoever polls; returns whether anything was there."""
         cdef Buffer buffer
-        if self.reading and not (self.lost or self.closed):
-            buffer = self.service.engine.borrow()
-            try:
-                if self.receive(buffer, None):
-                    return self.update()
-            finally:
-                self.service.engine.buffers.append(buffer)
-        return self.wait(-1.0)
+        if not (self.reading or self.is_pulled()) or self.is_full():
+            return False
+        if self.eof or self.lost or self.closed:
+            return False
+        buffer = self.service.engine.borrow()
+        try:
+            if not self.receive(buffer, None):
+                return False
+        finally:
+            self.service.engine.buffers.append(buffer)
+        self.pulls = min(self.pulls + 1, MAX_PULLS)
+        self.update()
+        return True
+
+    cdef bint await_here(self) except -1:
+        """Wait in this thread for more: it comes before another one could be told to look for it.
+        Not for long, since nobody can wake this one."""
+        cdef Py_ssize_t fd = self.fd
+        cdef bint ready
+        self.service.engine.hand_over()
+        ff_unlock(&self.lock)
+        with nogil:
+            ready = ff_wait_to_recv(fd, AWAIT_MS)
+        ff_lock(&self.lock)
+        return ready

@@ -1,33 +1,68 @@
 """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling").
 
-A file on the disk is sent from a map of it, a window after the other, so that no byte of it comes
-into this process. Nobody may look into a window: what lies behind the end of a file that was
-shortened meanwhile is a fault there, but only an OSError for the kernel that sends it.
+A file on the disk is sent by the system from its cache, so that no byte of it comes into this
+process.
 """
 
+import errno
 import io
-import mmap
 import os
-import sys
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
-# What a window has at most. Half of it costs more per byte, and twice as much hardly less.
-_WINDOW: Final = 1024 * 1024
+# Below this, reading what is left of a file costs no more than to have it sent.
+_MIN_SENT: Final = 64 * 1024
 
-# Below this, reading what is left of a file costs less than mapping it.
-_MIN_MAPPED: Final = 256 * 1024
+# Bytes of a file read at a time, where it is read after all.
+_BLOCK: Final = 64 * 1024
 
 _BUFFERED: Final = (io.BufferedReader, io.BufferedRandom)
 
-# Pages come in when they are sent, without the GIL; MAP_POPULATE would read them from the disk
-# while no other thread can run. Nothing here where files are only read: on Windows, and on macOS,
-# where Python has the disk write out its cache before it maps a file (F_FULLFSYNC).
-_MAP_OPTIONS: Final[dict[str, Any]] = {}
-if hasattr(mmap, "MAP_SHARED") and sys.platform != "darwin":
-    _MAP_OPTIONS.update(flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-    if sys.version_info >= (3, 13):
-        _MAP_OPTIONS["trackfd"] = False
+# Without it files are only read: on Windows.
+_CAN_SEND: Final = hasattr(os, "pread")
+
+
+class FilePart:
+    """Part of a file on the disk that is to be sent, with a descriptor of its own: it does not
+    matter when the file is closed.
+
+    Args:
+        fd: A descriptor of the file, which is duplicated.
+        offset: Where the part begins.
+        size: Its length in bytes, as the file was when this was made.
+
+    Raises:
+        OSError: There is no descriptor left.
+    """
+
+    __slots__ = ("fd", "offset", "size")
+
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self.fd = -1
+        self.fd = os.dup(fd)
+        self.offset = offset
+        self.size = size
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its bytes, for who cannot have the system send them.
+
+        Raises:
+            OSError: The file is shorter by now.
+        """
+        position, end = self.offset, self.offset + self.size
+        while position < end:
+            block = os.pread(self.fd, min(end - position, _BLOCK), position)
+            if not block:
+                raise OSError(errno.EIO, "a file was shortened while it was sent")
+            position += len(block)
+            yield block
 
 
 class FileWrapper:
@@ -49,7 +84,7 @@ class FileWrapper:
             yield block
 
 
-def windows(filelike: Any, limit: int | None) -> Iterator["memoryview | bytes"]:
+def parts(filelike: Any, limit: int | None) -> Iterator["FilePart | bytes"]:
     """What is left of a file, as far as it can be had without the read() of `filelike`.
 
     The file stands behind that then; more, if there is any, is to be read.
@@ -58,7 +93,7 @@ def windows(filelike: Any, limit: int | None) -> Iterator["memoryview | bytes"]:
         limit: The most bytes wanted, or None for all.
     """
     file = _plain_file(filelike)
-    if file is None or not _MAP_OPTIONS:
+    if file is None or not _CAN_SEND:
         return
     try:
         file.flush()
@@ -66,20 +101,15 @@ def windows(filelike: Any, limit: int | None) -> Iterator["memoryview | bytes"]:
         left = _left(file, position, limit)
     except OSError:
         return  # a pipe; or reading will tell what is wrong
-    if left < _MIN_MAPPED:
+    if left < _MIN_SENT:
         if left > 0 and (data := file.read(left)):
             yield data
         return
-    while left > 0:
-        try:
-            view = _window(file, position, left)
-        except (OSError, ValueError):
-            break  # of a file system that maps nothing, or shortened just now
-        position += len(view)
+    while left > 0:  # once, and again if it has grown
+        yield FilePart(file.fileno(), position, left)
+        position += left
         if limit is not None:
-            limit -= len(view)
-        yield view
-        del view
+            limit -= left
         left = _left(file, position, limit)
     file.seek(position)
 
@@ -99,11 +129,3 @@ def _left(file: Any, position: int, limit: int | None) -> int:
     """Bytes from there to the end, as of now, or to the limit. Devices say that they have none."""
     left = os.fstat(file.fileno()).st_size - position
     return left if limit is None else min(left, limit)
-
-
-def _window(file: Any, position: int, left: int) -> memoryview:
-    """A view of the file that begins there; the map goes with its last view."""
-    skip = position % mmap.ALLOCATIONGRANULARITY
-    size = min(skip + left, _WINDOW)
-    pages = mmap.mmap(file.fileno(), size, offset=position - skip, **_MAP_OPTIONS)
-    return memoryview(pages)[skip:]

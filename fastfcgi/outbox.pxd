@@ -1,5 +1,5 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 from fastfcgi._sys cimport ff_iovec
 
@@ -9,7 +9,8 @@ cdef struct Piece:
     int request_id
     int max_content
     int min_padding
-    bint mapped                 # data may have to come from a disk
+    int file                    # its content is of this file, -1: head and data
+    int64_t offset              # from there on
     Py_ssize_t wire             # bytes on the wire
     Py_ssize_t sent             # of those
     const uint8_t* head         # a stream's content is head and then data
@@ -38,6 +39,9 @@ cdef class Outbox:
     cdef int add_stream(
         self, int type, int request_id, bytes head, object data, int max_content, int min_padding
     ) except -1
+    cdef int add_file(
+        self, int type, int request_id, object part, int max_content, int min_padding
+    ) except -1
     cdef int release_all(self) except -1
     cdef int drop_first(self) except -1
     cpdef clear(self)
@@ -46,4 +50,7 @@ cdef class Outbox:
         self, Piece* piece, ff_iovec* iov, int used, uint8_t* headers
     ) noexcept
     cdef int send(self, Py_ssize_t fd) except -1
+    cdef Py_ssize_t send_pieces(self, Py_ssize_t fd) noexcept
+    cdef Py_ssize_t send_file(self, Py_ssize_t fd, Piece* piece) noexcept
+    cdef int note(self, Py_ssize_t sent, int writes) except -1
     cdef int advance(self, Py_ssize_t sent) except -1

@@ -14,11 +14,13 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, EIO
 from libc.string cimport memcpy, memmove
 
 from fastfcgi._codec cimport padding_of, write_header
-from fastfcgi._sys cimport ff_iovec, ff_now, ff_send
+from fastfcgi._sys cimport ff_drop_sigpipe, ff_hold_sigpipe, ff_iovec, ff_now, ff_send, ff_send_file, ff_signals
+
+from fastfcgi.file_wrapper import FilePart
 
 cdef enum:
     HEADER_LEN = 8
@@ -29,6 +31,10 @@ cdef enum:
     # Writes in a row, each as much as the socket takes: a fast reader of a large response must
     # not keep the lock, or the loop, from the others.
     MAX_WRITES = 16
+    # Content of a record of a file: whole pages, and few enough of them for the system to move at
+    # once (16) even if the first is cut. Four such records fill a unix socket, so that peers begin
+    # to take one while the next is sent.
+    FILE_CONTENT = 48 * 1024
 
 cdef const uint8_t* PADDING = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
@@ -77,7 +83,7 @@ cdef class Outbox:
             self.make_room()
         piece = &self.pieces[self.begin + self.count]
         piece.type = 0
-        piece.mapped = False
+        piece.file = -1
         piece.sent = 0
         piece.wire = wire
         piece.head_length = 0
@@ -121,8 +127,8 @@ cdef class Outbox:
     cdef int add_stream(
         self, int type, int request_id, bytes head, object data, int max_content, int min_padding
     ) except -1:
-        """Part of a stream: head and then data (any contiguous buffer), either may be None. Both
-        are kept until they are sent, and must not change before.
+        """Part of a stream: head and then data (any contiguous buffer, or a FilePart), either may
+        be None. Both are kept until they are sent, and must not change before.
 
         Raises:
             BufferError: data is not contiguous.
@@ -135,6 +141,9 @@ cdef class Outbox:
             if PyBytes_CheckExact(data):
                 p = <const uint8_t*>PyBytes_AS_STRING(data)
                 length = PyBytes_GET_SIZE(data)
+            elif isinstance(data, FilePart):
+                self.add_stream(type, request_id, head, None, max_content, min_padding)
+                return self.add_file(type, request_id, data, max_content, min_padding)
             else:
                 data = PyMemoryView_FromObject(data)
                 view = PyMemoryView_GET_BUFFER(data)
@@ -155,7 +164,6 @@ cdef class Outbox:
         piece.request_id = request_id
         piece.max_content = max_content
         piece.min_padding = min_padding
-        piece.mapped = length and not PyBytes_CheckExact(data)
         piece.data = p
         piece.data_length = length
         if head_length:
@@ -166,6 +174,27 @@ cdef class Outbox:
         if length:
             piece.data_owner = <PyObject*>data
             Py_INCREF(data)
+        return 0
+
+    cdef int add_file(
+        self, int type, int request_id, object part, int max_content, int min_padding
+    ) except -1:
+        """Part of a stream that is read when it is sent."""
+        cdef Py_ssize_t length = part.size
+        cdef Piece* piece
+        if length == 0:
+            return 0
+        max_content = min(max_content, FILE_CONTENT)
+        piece = self.new_piece(wire_size(length, max_content, min_padding))
+        piece.type = type
+        piece.request_id = request_id
+        piece.max_content = max_content
+        piece.min_padding = min_padding
+        piece.file = part.fd
+        piece.offset = part.offset
+        piece.data_length = length
+        piece.data_owner = <PyObject*>part
+        Py_INCREF(part)
         return 0
 
     cdef int release_all(self) except -1:
@@ -205,7 +234,7 @@ cdef class Outbox:
         cdef int i, used = 0
         for i in range(self.begin, self.begin + self.count):
             piece = &self.pieces[i]
-            if used + 4 > MAX_BUFFERS:
+            if used + 4 > MAX_BUFFERS or piece.file >= 0:
                 break
             if piece.type == 0:
                 whole = piece.data
@@ -251,34 +280,76 @@ cdef class Outbox:
         """Send what the socket takes.
 
         Raises:
-            OSError: The peer is gone.
+            OSError: The peer is gone; EIO if a file is shorter than it was.
         """
-        cdef ff_iovec[MAX_BUFFERS] iov
-        cdef uint8_t[HEADER_LEN * MAX_BUFFERS] headers
-        cdef int writes = 0, used
-        cdef Py_ssize_t sent
+        cdef ff_signals signals
+        cdef bint held = False
+        cdef int writes = 0
+        cdef Py_ssize_t sent = 0
+        cdef Piece* first
         while self.count and not self.blocked:
-            used = self.fill(iov, headers)
-            if self.pieces[self.begin].mapped:
-                # The only write that may wait: for pages of a file.
-                with nogil:
-                    sent = ff_send(fd, iov, used)
+            first = &self.pieces[self.begin]
+            if first.file < 0:
+                sent = self.send_pieces(fd)
             else:
-                sent = ff_send(fd, iov, used)
+                if not held:
+                    ff_hold_sigpipe(&signals)
+                    held = True
+                sent = self.send_file(fd, first)
+            if sent < 0 and sent != -EAGAIN:
+                break
             writes += 1
-            if sent == -EAGAIN:
-                self.blocked = True
-            elif sent < 0:
-                raise OSError(-sent, os.strerror(-sent))
-            else:
-                self.advance(sent)
-                self.blocked = writes == MAX_WRITES and self.count
-            if self.count and (sent > 0 or not self.waiting):
-                self.sent_at = ff_now()
-                self.waiting = True
+            self.note(sent, writes)
+        if held:
+            ff_drop_sigpipe(&signals)
+        if sent < 0 and sent != -EAGAIN:
+            raise OSError(-sent, os.strerror(-sent))
         if self.count == 0:
             self.waiting = False
         return 0
+
+    cdef int note(self, Py_ssize_t sent, int writes) except -1:
+        """So much was sent, or -EAGAIN."""
+        if sent == -EAGAIN:
+            self.blocked = True
+        else:
+            self.advance(sent)
+            self.blocked = writes == MAX_WRITES and self.count
+        if self.count and (sent > 0 or not self.waiting):
+            self.sent_at = ff_now()
+            self.waiting = True
+        return 0
+
+    cdef Py_ssize_t send_pieces(self, Py_ssize_t fd) noexcept:
+        """One write of what is in memory; bytes taken, or minus errno."""
+        cdef ff_iovec[MAX_BUFFERS] iov
+        cdef uint8_t[HEADER_LEN * MAX_BUFFERS] headers
+        return ff_send(fd, iov, self.fill(iov, headers))
+
+    cdef Py_ssize_t send_file(self, Py_ssize_t fd, Piece* piece) noexcept:
+        """One write of a record of a file; -EIO if the file has ended."""
+        cdef Py_ssize_t whole = (
+            HEADER_LEN + piece.max_content + padding_of(piece.max_content, piece.min_padding)
+        )
+        cdef Py_ssize_t skip = piece.sent % whole
+        cdef Py_ssize_t pos = piece.sent // whole * piece.max_content
+        cdef Py_ssize_t part = min(piece.data_length - pos, <Py_ssize_t>piece.max_content)
+        cdef Py_ssize_t done = max(skip - HEADER_LEN, <Py_ssize_t>0)
+        cdef Py_ssize_t head = max(HEADER_LEN - skip, <Py_ssize_t>0)
+        cdef int padding = padding_of(part, piece.min_padding), file = piece.file
+        cdef int64_t offset = piece.offset + pos + done
+        cdef uint8_t[HEADER_LEN] header
+        cdef ff_iovec rest
+        cdef Py_ssize_t sent
+        if done >= part:
+            rest.iov_base = <void*>(PADDING + (done - part))
+            rest.iov_len = <size_t>(padding - (done - part))
+            return ff_send(fd, &rest, 1)
+        write_header(header, piece.type, piece.request_id, <int>part, padding)
+        # The only write that may wait: for a disk. `piece` may be elsewhere after that.
+        with nogil:
+            sent = ff_send_file(fd, header + HEADER_LEN - head, head, file, offset, part - done)
+        return sent if sent else -EIO
 
     cdef int advance(self, Py_ssize_t sent) except -1:
         """Drop what was sent."""

@@ -152,24 +152,30 @@ cdef class Request(Exchange):
         return io.BufferedReader(_BodyReader(self, stream), _READ_SIZE)
 
     cdef Py_ssize_t read_into(self, int stream, uint8_t* p, Py_ssize_t size) except -1:
-        """Up to `size` bytes of a body; waits for at least one; 0 at its end.
+        """Up to `size` bytes of a body: all that is there; waits for at least one; 0 at its end.
 
         Raises:
             RequestAborted: The web server went away before the body was complete.
             OSError: The body was too long for its temporary file, or that file failed.
         """
         cdef Body body = self.body_of(stream)
-        cdef Py_ssize_t freed, taken
+        cdef Py_ssize_t freed = 0, taken
         ff_lock(&self.channel.lock)
         try:
-            while True:
-                freed = 0
-                taken = body.take_into(p, size, &freed)
-                self.channel.acknowledge(self, freed)
-                if taken or body.complete:
-                    return taken
-                self.channel.receive_or_wait()
+            taken = body.take_into(p, size, &freed)
+            self.channel.acknowledge(self, freed)
+            if taken < size and not body.in_file:
+                body.aim(p + taken, size - taken)
+                # As much as is there: readers that ask again for the rest copy what they have.
+                while body.wanted and not body.complete:
+                    if not self.channel.receive_or_wait(body.wanted == size):
+                        break
+                taken = size - body.wanted
+            if taken == 0:
+                body.check_failure()
+            return taken
         finally:
+            body.aim(NULL, 0)
             ff_unlock(&self.channel.lock)
 
     cpdef object write(self, bytes head, object data, bint last=False):

@@ -3,6 +3,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, TextIO, TypeAlias, final
 
 from fastfcgi.connection import ActiveRequest
+from fastfcgi.file_wrapper import FilePart
 from fastfcgi.file_wrapper import FileWrapper as FileWrapper
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -16,7 +17,7 @@ class Exchange(ActiveRequest):
     def input_stream(self) -> BinaryIO: ...
     def data_stream(self) -> BinaryIO: ...
     def write(
-        self, head: bytes | None, data: bytes | memoryview | None, last: bool = False
+        self, head: bytes | None, data: bytes | FilePart | None, last: bool = False
     ) -> object: ...
     def write_error(self, data: bytes) -> object: ...
     def abandon(self) -> object: ...

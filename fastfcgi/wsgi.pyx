@@ -22,7 +22,7 @@ from typing import Any
 
 from fastfcgi import constants
 from fastfcgi.exceptions import RequestAborted
-from fastfcgi.file_wrapper import FileWrapper, windows
+from fastfcgi.file_wrapper import FileWrapper, parts
 
 cdef object logger = logging.getLogger("fastfcgi")
 
@@ -65,8 +65,8 @@ cdef class Exchange:
 
         Args:
             head: The response header, before the first part of the body; or None.
-            data: Part of the body: bytes; or a memoryview of a map of a file, which nobody may
-                look into or copy, and which is let go of when it is sent; or None.
+            data: Part of the body: bytes; or a FilePart, which is let go of when it is sent; or
+                None.
             last: Nothing follows.
         """
         raise NotImplementedError
@@ -438,7 +438,7 @@ cdef bint send_result(object result, Response response) except -1:
         response.send_only(result[0])
     else:
         if type(result) is file_wrapper and not response.no_body:
-            send_windows(result, response)
+            send_file(result, response)
         for block in result:
             response.send(block, False)
             if response.done():
@@ -446,12 +446,12 @@ cdef bint send_result(object result, Response response) except -1:
     return response.finish(known)
 
 
-cdef int send_windows(object result, Response response) except -1:
-    """Send a file as far as it can be mapped; the rest, usually none, is to be read."""
+cdef int send_file(object result, Response response) except -1:
+    """Send a file as far as the system can; the rest, usually none, is to be read."""
     limit = None if response.remaining < 0 else response.remaining
-    for view in windows(result.filelike, limit):
-        response.send_data(view, len(view), False)
-        view = None  # or it would keep its window while the next is made
+    for part in parts(result.filelike, limit):
+        response.send_data(part, len(part), False)
+        part = None  # or its descriptor would be kept until all is sent
     return 0
 
 

@@ -9,25 +9,23 @@ from fastfcgi import file_wrapper
 from fastfcgi.wsgi import FileWrapper
 
 MIB = 1024 * 1024
-WINDOW = file_wrapper._WINDOW
-MAPPED = file_wrapper._MIN_MAPPED
+SENT = file_wrapper._MIN_SENT
 DATA = random.Random(3333).randbytes(3 * MIB + 12345)
 
-needs_maps = pytest.mark.skipif(not file_wrapper._MAP_OPTIONS, reason="files are only read here")
+needs_parts = pytest.mark.skipif(not file_wrapper._CAN_SEND, reason="files are only read here")
 
 
 class SendingRequest(FakeRequest):
-    """Notes the sizes of the windows; calls during(writes so far) before each write."""
+    """Notes the sizes of the parts; calls during(writes so far) before each write."""
 
     def __init__(self, *args, during=None, **options):
         super().__init__(*args, **options)
-        self.windows = []
+        self.parts = []
         self.during = during
 
     def write(self, head, data, last=False):
-        if type(data) is memoryview:
-            assert data.readonly and data.contiguous and data.format == "B"
-            self.windows.append(len(data))
+        if isinstance(data, file_wrapper.FilePart):
+            self.parts.append(len(data))
         if self.during:
             self.during(len(self.writes))
         super().write(head, data, last)

@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 import time
-from mmap import mmap
 
 import wire
 
@@ -18,6 +17,7 @@ from fastfcgi.connection import ConnectionSettings
 from fastfcgi.constants import RESPONDER
 from fastfcgi.engine import READ, WRITE, Engine
 from fastfcgi.exceptions import RequestAborted
+from fastfcgi.file_wrapper import FilePart
 from fastfcgi.limits import Limits
 from fastfcgi.poller import SelectorPoller
 from fastfcgi.wsgi import Exchange, Gateway
@@ -59,7 +59,8 @@ class FakeRequest(Exchange):
         blocks = [block for block in (head, data) if block is not None]
         assert blocks and all(blocks)
         assert head is None or type(head) is bytes
-        assert type(data) in (bytes, type(None)) or isinstance(data.obj, mmap)
+        assert type(data) in (bytes, type(None), FilePart)
+        blocks = [b"".join(b.blocks()) if isinstance(b, FilePart) else b for b in blocks]
         self.blocks += blocks
         self.writes.append(b"".join(blocks))
         self.lasts.append(last)

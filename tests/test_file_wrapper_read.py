@@ -1,16 +1,15 @@
-"""wsgi.file_wrapper: what is read, because it is small, or no file, or cannot be mapped."""
+"""wsgi.file_wrapper: what is read, because it is small, or no file, or where the system sends none."""
 
 import bz2
 import gzip
 import io
-import mmap
 import os
 import sys
 import tempfile
 import types
 
 import pytest
-from file_sending import DATA, MAPPED, MIB, SendingRequest, needs_maps, sent
+from file_sending import DATA, MIB, SENT, SendingRequest, needs_parts, sent
 from helpers import TEXT, answering, handled
 
 from fastfcgi import file_wrapper
@@ -28,10 +27,10 @@ def path(tmp_path):
 
 
 def test_a_small_file_is_read_at_once(path):
-    os.truncate(path, MAPPED - 1)
+    os.truncate(path, SENT - 1)
     request = sent(path.open("rb"), block_size=100)
-    assert request.body == DATA[: MAPPED - 1]
-    assert (len(request.writes), request.windows) == (1, [])
+    assert request.body == DATA[: SENT - 1]
+    assert (len(request.writes), request.parts) == (1, [])
 
 
 def test_an_empty_file(tmp_path):
@@ -99,7 +98,7 @@ def test_its_read_counts_whatever_its_fileno_says(path, wrapped, body):
     with path.open("rb") as file:
         request = sent(wrapped(file))
     assert request.body == body
-    assert request.windows == []
+    assert request.parts == []
 
 
 class Proxy:
@@ -116,13 +115,13 @@ class Proxy:
         self.file.close()
 
 
-@needs_maps
+@needs_parts
 @pytest.mark.parametrize("wrapped", [Proxy, lambda file: only_read(file.raw.read)])
 def test_an_object_whose_read_is_that_of_a_file_is_as_good_as_it(path, wrapped):
     with path.open("rb") as file:
         request = sent(wrapped(file))
     assert request.body == DATA
-    assert sum(request.windows) == len(DATA)
+    assert sum(request.parts) == len(DATA)
 
 
 def test_the_close_of_the_object_is_called_not_that_of_the_file(path):
@@ -142,14 +141,14 @@ def test_what_was_just_written_is_sent_too(path):
     assert request.body == b"23" + DATA[4:]
 
 
-@needs_maps
-def test_a_file_that_is_both_read_and_written_is_mapped():
+@needs_parts
+def test_a_file_that_is_both_read_and_written_is_sent():
     with tempfile.TemporaryFile() as file:
         file.write(DATA)
         file.seek(5)
         request = sent(file)
     assert request.body == DATA[5:]
-    assert sum(request.windows) == len(request.body)
+    assert sum(request.parts) == len(request.body)
 
 
 @pytest.mark.parametrize("opened", [gzip.open, bz2.open])
@@ -157,7 +156,7 @@ def test_compressed_files(tmp_path, opened):
     with opened(tmp_path / "file", "wb", compresslevel=1) as file:
         file.write(DATA[:MIB])
     request = sent(opened(tmp_path / "file"))
-    assert (request.body == DATA[:MIB], request.windows) == (True, [])
+    assert (request.body == DATA[:MIB], request.parts) == (True, [])
 
 
 def test_temporary_files_that_are_wrapped():
@@ -169,10 +168,10 @@ def test_temporary_files_that_are_wrapped():
 
 
 def test_a_text_file_is_sent_as_latin_1(tmp_path):
-    text = "caf\xe9\n" * MAPPED
+    text = "caf\xe9\n" * SENT
     (tmp_path / "file").write_text(text, encoding="utf-8")
     request = sent((tmp_path / "file").open(encoding="utf-8"))
-    assert (request.body, request.windows) == (text.encode("latin-1"), [])
+    assert (request.body, request.parts) == (text.encode("latin-1"), [])
 
 
 def test_a_pipe():
@@ -180,7 +179,7 @@ def test_a_pipe():
     os.write(write_end, DATA[:5000])
     os.close(write_end)
     request = sent(os.fdopen(read_end, "rb"))
-    assert (request.body, request.windows) == (DATA[:5000], [])
+    assert (request.body, request.parts) == (DATA[:5000], [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
@@ -191,31 +190,28 @@ def test_a_file_that_has_no_size_and_yet_content():
     assert sent(open("/proc/self/cmdline", "rb")).body == expected
 
 
-@pytest.mark.parametrize("error", [OSError(19, "No such device"), ValueError("too long")])
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_what_cannot_be_mapped_is_read(path, monkeypatch, error, after):
-    """From there on where it cannot."""
-    real, made = mmap.mmap, []
-
-    def failing(*args, **options):
-        made.append(args)
-        if len(made) > after:
-            raise error
-        return real(*args, **options)
-
-    monkeypatch.setattr(file_wrapper.mmap, "mmap", failing)
-    file = path.open("rb")
-    file.seek(3)
-    request = sent(file)
-    assert request.body == DATA[3:]
-    assert file.closed and not request.abandoned
-
-
-def test_everything_is_read_where_maps_are_not_used(path, monkeypatch):
-    monkeypatch.setattr(file_wrapper, "_MAP_OPTIONS", {})
+def test_everything_is_read_where_parts_are_not_sent(path, monkeypatch):
+    monkeypatch.setattr(file_wrapper, "_CAN_SEND", False)
     request = sent(path.open("rb"))
-    assert (request.body, request.windows) == (DATA, [])
+    assert (request.body, request.parts) == (DATA, [])
     assert len(request.writes) == -(-len(DATA) // 65536)
+
+
+@needs_parts
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits")
+def test_without_a_descriptor_for_it_the_application_fails(path):
+    """It is for the application to say how many there may be, not for us to hide that."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    file = path.open("rb")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        request = sent(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert request.status == 500
+    assert file.closed
 
 
 @pytest.mark.parametrize("mode", ["closed", "ab"])
@@ -252,7 +248,7 @@ def test_whoever_iterates_over_it_gets_what_read_gives(path):
 
     request = handled(middleware, SendingRequest())
     assert request.body == DATA.upper()
-    assert (request.windows, sizes[0], max(sizes)) == ([], 100_000, 100_000)
+    assert (request.parts, sizes[0], max(sizes)) == ([], 100_000, 100_000)
     assert file.closed
 
 
@@ -263,5 +259,5 @@ def test_a_subclass_iterates_as_it_likes(path):
 
     file = path.open("rb")
     request = handled(answering(Mine(file)), SendingRequest())
-    assert (request.body, request.windows) == (b"mine", [])
+    assert (request.body, request.parts) == (b"mine", [])
     assert file.closed
