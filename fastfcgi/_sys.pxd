@@ -17,7 +17,7 @@ cdef extern from "_sys.h" nogil:
     )
     # One gathered write of at most 64 buffers; bytes taken.
     Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec* iov, int count)
-    # `head`, unless its size is 0, and after it bytes of a file, which may have to come from a disk;
+    # `head`, unless its size is 0, and then bytes of a file, which may have to come from a disk;
     # bytes taken of both, 0 if the file has none there.
     Py_ssize_t ff_send_file(
         Py_ssize_t fd, const void* head, Py_ssize_t head_size, int file, long long offset,

@@ -33,10 +33,9 @@ cdef class Body:
     # The same into memory of the caller's, that stays as above; returns the number of bytes.
     cdef Py_ssize_t take_into(self, uint8_t* p, Py_ssize_t size, Py_ssize_t* freed) except -1
 
-    # Until it is called with NULL, what arrives goes there first; for an empty body.
+    # Until it is called with NULL, what arrives at an empty body goes there first; who receives
+    # may put it there before append_bytes() is told.
     cdef void aim(self, uint8_t* p, Py_ssize_t size) noexcept
-    # How many of the next bytes may be received to `target`, for append_bytes() of just them.
-    cdef Py_ssize_t room_at_target(self) noexcept
 
     cdef int copy_in(self, const uint8_t* p, Py_ssize_t size) except -1
     cdef int add_chunk(self, Py_ssize_t need) except -1

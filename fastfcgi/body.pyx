@@ -89,7 +89,7 @@ cdef class Body:
             # Order: what follows bytes in the file goes to the file, so memory is empty now.
             self.write_file(PyMemoryView_FromMemory(<char*>p, size, PyBUF_READ))
             return 0
-        if self.wanted and self.in_memory == 0:
+        if self.wanted:
             part = min(size, self.wanted)
             if p != self.target:
                 memcpy(self.target, p, part)
@@ -103,11 +103,6 @@ cdef class Body:
     cdef void aim(self, uint8_t* p, Py_ssize_t size) noexcept:
         self.target = p
         self.wanted = size
-
-    cdef Py_ssize_t room_at_target(self) noexcept:
-        if self.in_memory or self.in_file or self.discarding or self.failure is not None:
-            return 0
-        return self.wanted if self.room < 0 else <Py_ssize_t>min(<int64_t>self.wanted, self.room)
 
     cdef int copy_in(self, const uint8_t* p, Py_ssize_t size) except -1:
         """Put bytes behind those that are held."""

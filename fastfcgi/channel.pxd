@@ -126,4 +126,4 @@ cdef class Channel(Handler):
     cdef int notify(self) except -1
     cdef int receive_or_wait(self, bint wait=*) except -1
     cdef bint receive_here(self) except -1
-    cdef bint await_here(self) except -1
+    cdef int await_here(self) except -1

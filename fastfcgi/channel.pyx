@@ -75,6 +75,10 @@ cdef enum:
 
 cdef double NEVER = float("inf")
 
+# Seconds without reading after which an application does not read as fast as it can: others look
+# then for what else comes on the connection, and for its end.
+cdef double PULL_PAUSE = 0.05
+
 # Seconds left, when the server stops, to PARAMS that are under way and to peers that have their
 # last answer and do not close; web servers need a moment.
 cdef double STOP_GRACE = 1.0
@@ -298,6 +302,8 @@ cdef class Channel(Handler):
         try:
             if self.closed:
                 return NEVER
+            if now >= self.received_at + PULL_PAUSE:
+                self.pulls = 0
             what = self.timing(&due)
             if what == BODY:
                 self.end_stalled(now)
@@ -372,6 +378,8 @@ cdef class Channel(Handler):
         if self.reading:
             due[0] = max(self.oldest_input(), self.listening_since) + service.body_timeout
             return BODY
+        if self.is_pulled():
+            due[0] = self.received_at + PULL_PAUSE
         return NOTHING
 
     cdef double oldest_input(self) noexcept:
@@ -451,7 +459,7 @@ cdef class Channel(Handler):
         if body is None:
             return 0
         p[0] = body.target
-        size = min(body.room_at_target(), reader.content_left)
+        size = min(body.wanted, reader.content_left)
         return size if size >= MIN_DIRECT else 0
 
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1:
@@ -634,7 +642,7 @@ cdef class Channel(Handler):
     cdef bint is_pulled(self) noexcept:
         """An application's thread takes in the body as fast as it can: a second one that receives
         beside it would only be in its way."""
-        return self.pulls >= MIN_PULLS and not self.waiters and self.is_alone()
+        return self.pulls >= MIN_PULLS and not self.waiters and not self.multiplexed
 
     cdef int close(self) except -1:
         """Free the descriptor. All that is done with it is done with the lock held."""
@@ -742,12 +750,14 @@ cdef class Channel(Handler):
 
     cdef int receive_or_wait(self, bint wait=True) except -1:
         """More of a body is wanted: what is there already, or else what comes. Returns whether
-        anything was there or came."""
+        anything was there or may have come: look again."""
         if self.receive_here():
             return True
         if not wait:
             return False
-        if not (self.is_pulled() and self.await_here()):
+        if self.is_pulled():
+            self.await_here()
+        else:
             self.wait(-1.0)
         return True
 
@@ -768,14 +778,17 @@ cdef class Channel(Handler):
         self.update()
         return True
 
-    cdef bint await_here(self) except -1:
+    cdef int await_here(self) except -1:
         """Wait in this thread for more: it comes before another one could be told to look for it.
-        Not for long, since nobody can wake this one."""
+        Not for long, since nobody can wake this one; and others may receive meanwhile."""
         cdef Py_ssize_t fd = self.fd
         cdef bint ready
+        self.attended = False
         self.service.engine.hand_over()
         ff_unlock(&self.lock)
         with nogil:
             ready = ff_wait_to_recv(fd, AWAIT_MS)
         ff_lock(&self.lock)
-        return ready
+        if not ready:
+            self.pulls //= 2
+        return 0

@@ -18,7 +18,15 @@ from libc.errno cimport EAGAIN, EIO
 from libc.string cimport memcpy, memmove
 
 from fastfcgi._codec cimport padding_of, write_header
-from fastfcgi._sys cimport ff_drop_sigpipe, ff_hold_sigpipe, ff_iovec, ff_now, ff_send, ff_send_file, ff_signals
+from fastfcgi._sys cimport (
+    ff_drop_sigpipe,
+    ff_hold_sigpipe,
+    ff_iovec,
+    ff_now,
+    ff_send,
+    ff_send_file,
+    ff_signals,
+)
 
 from fastfcgi.file_wrapper import FilePart
 

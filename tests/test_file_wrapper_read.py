@@ -1,4 +1,4 @@
-"""wsgi.file_wrapper: what is read, because it is small, or no file, or where the system sends none."""
+"""wsgi.file_wrapper: what is read: small files, what is no file, where the system sends none."""
 
 import bz2
 import gzip

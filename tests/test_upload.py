@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import random
+import socket
 import threading
 
 import pytest
@@ -95,7 +96,7 @@ def test_many_at_once():
         ]
         for thread in threads:
             thread.start()
-        for peer, thread in zip(peers, threads):
+        for peer, thread in zip(peers, threads, strict=True):
             thread.join(DEADLINE)
             assert peer.receive_end().body == expected(DATA)
             peer.close()
@@ -115,6 +116,28 @@ def test_side_by_side_on_one_connection():
         peer.send(b"".join(mixed) + wire.stdin(1) + wire.stdin(2))
         assert peer.receive_end(1).body == expected(first)
         assert peer.receive_end(2).body == expected(second)
+
+
+def test_another_request_of_the_connection_need_not_wait_for_the_next_read():
+    pulling = Pulling()
+
+    def app(environ, start_response):
+        if environ["REQUEST_METHOD"] == "POST":
+            return pulling(environ, start_response)
+        start_response("200 OK", [])
+        return [b"another"]
+
+    with serving(app, threads=4, body_start=1000) as web, web.peer() as peer:
+        sent = upload(DATA, [32768], "")
+        half = len(sent) - len(records(1, DATA[40 * 32768 :], [32768]) + wire.stdin(1))
+        peer.send(sent[:half])
+        peer.send(sent[half : half + 10 * (32768 + 8)])
+        assert pulling.read.wait(DEADLINE)
+        peer.send(wire.request(2, wire.cgi_params(), keep_conn=True))
+        assert peer.receive_end(2).body == b"another"
+        pulling.go.set()
+        peer.send(sent[half + 10 * (32768 + 8) :])
+        assert peer.receive_end(1).body == b"read"
 
 
 def test_what_goes_beyond_content_length_is_cut():
@@ -149,14 +172,17 @@ class Pulling:
         return [b"read"]
 
 
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="only they tell that all is closed")
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_a_web_server_that_goes_away_in_the_middle(when, caplog):
+def test_a_web_server_that_goes_away_in_the_middle(when, tmp_path):
     app = Pulling()
-    with serving(app, threads=2, body_start=1000) as web, web.peer() as peer:
+    options = {"threads": 2, "body_start": 1000, "bind": f"unix:{tmp_path}/socket"}
+    with serving(app, **options) as web, web.peer() as peer:
         peer.send(upload(DATA, [32768], "")[:2_000_000])
         assert app.read.wait(DEADLINE)
         if when == "before":
             peer.close()
+            wait_until(lambda: not web.server.channels)  # noticed though nobody reads
             app.go.set()
         else:
             app.go.set()
