@@ -17,7 +17,7 @@ GATE_ARGS ?=
 # Where this branch began, or the last commit.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || echo HEAD)
 # Those that drive the C hardest; memory limits of whole processes mean nothing under sanitizers.
-SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py tests/test_load.py
+SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py tests/test_load*.py
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet

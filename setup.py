@@ -20,12 +20,13 @@ def switched_on(name: str) -> bool:
 
 # Every module in Cython; "fastfcgi._codec" is fastfcgi/_codec.pyx.
 MODULES = [
-    *["_pairs", "_params", "_codec", "connection"],
+    *["_pairs", "_shapes", "_params", "_codec"],
+    *["active_request", "connection_settings", "endpoint", "connection"],
     *["environ", "body", "head", "wsgi"],
     *["poller", "scores", "engine", "outbox", "channel", "acceptor"],
 ]
 if sys.platform != "win32":
-    MODULES.append("_load")  # POSIX alone
+    MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load"]  # POSIX alone
 
 coverage = switched_on("FASTFCGI_COVERAGE")
 # Windows keeps its sockets in a library of their own.

@@ -3,7 +3,8 @@ from typing import final
 from typing_extensions import Buffer
 
 from fastfcgi._pairs import decode_pairs, encode_pairs
-from fastfcgi._params import ParamsDecoder, ValueCache
+from fastfcgi._params import ParamsDecoder
+from fastfcgi._shapes import ValueCache
 
 __all__ = [
     "Block",

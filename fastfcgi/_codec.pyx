@@ -1,6 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The codec: record headers and the memory to receive into. Name-value pairs are in _pairs and
-_params; what Python uses of them has its name here, too.
+"""The codec: record headers and the memory to receive into. Name-value pairs are in _pairs,
+_shapes and _params; what Python uses of them has its name here, too.
 
 No policy lives here: no request, no role, no socket. The rules of this file:
 
@@ -24,7 +24,8 @@ from libc.string cimport memcpy
 from fastfcgi._pairs cimport drop, keep
 
 from fastfcgi._pairs import decode_pairs, encode_pairs
-from fastfcgi._params import ParamsDecoder, ValueCache
+from fastfcgi._params import ParamsDecoder
+from fastfcgi._shapes import ValueCache
 from fastfcgi.exceptions import RemoteProtocolError
 
 __all__ = [

@@ -1,4 +1,5 @@
-/* What _load.pyx needs of the system: a clock, sockets that do not block, and waiting for them.
+/* What the load generator needs of the system: a clock, sockets that do not block, and waiting for
+ * them.
  *
  * POSIX; epoll on Linux, poll() elsewhere and with LOAD_POLL defined.
  */
@@ -14,7 +15,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -31,21 +31,16 @@
 #define MSG_NOSIGNAL 0
 #endif
 
-static uint64_t load_clock(void)
+static inline uint64_t load_clock(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static int load_highest_bit(uint64_t value)
-{
-    return 63 - __builtin_clzll(value);
-}
-
 /* ---- sockets ---- */
 
-static int load_socket(int family)
+static inline int load_socket(int family)
 {
     int on = 1;
 #ifdef SOCK_NONBLOCK
@@ -67,7 +62,7 @@ static int load_socket(int family)
     return fd;
 }
 
-static int load_socket_error(int fd)
+static inline int load_socket_error(int fd)
 {
     int error = 0;
     socklen_t size = sizeof error;
@@ -80,7 +75,7 @@ typedef struct {
 } LoadAddress;
 
 /* -1: the path is too long. An abstract name begins with NUL and has none at its end. */
-static int load_unix_address(LoadAddress* out, const char* path, size_t length)
+static inline int load_unix_address(LoadAddress* out, const char* path, size_t length)
 {
     struct sockaddr_un* where = (struct sockaddr_un*)&out->where;
     size_t end = length && path[0] ? 1 : 0;
@@ -93,7 +88,8 @@ static int load_unix_address(LoadAddress* out, const char* path, size_t length)
     return 0;
 }
 
-static void load_inet_address(LoadAddress* out, int six, const char* host, int port, int scope)
+static inline void load_inet_address(
+    LoadAddress* out, int six, const char* host, int port, int scope)
 {
     memset(out, 0, sizeof *out);
     if (six) {
@@ -112,7 +108,7 @@ static void load_inet_address(LoadAddress* out, int six, const char* host, int p
     }
 }
 
-static int load_connect(int fd, const LoadAddress* to)
+static inline int load_connect(int fd, const LoadAddress* to)
 {
     return connect(fd, (const struct sockaddr*)&to->where, to->size);
 }
@@ -127,7 +123,7 @@ typedef struct {
     struct epoll_event events[LOAD_EVENTS];
 } LoadPoller;
 
-static LoadPoller* load_poller_new(int slots)
+static inline LoadPoller* load_poller_new(int slots)
 {
     LoadPoller* poller = malloc(sizeof *poller);
     (void)slots;
@@ -142,7 +138,7 @@ static LoadPoller* load_poller_new(int slots)
     return poller;
 }
 
-static void load_poller_free(LoadPoller* poller)
+static inline void load_poller_free(LoadPoller* poller)
 {
     if (poller) {
         close(poller->fd);
@@ -151,7 +147,7 @@ static void load_poller_free(LoadPoller* poller)
 }
 
 /* Doing it again reports again what is there. */
-static int load_poller_watch(LoadPoller* poller, int slot, int fd, int what, int is_new)
+static inline int load_poller_watch(LoadPoller* poller, int slot, int fd, int what, int is_new)
 {
     struct epoll_event event;
     memset(&event, 0, sizeof event);
@@ -165,12 +161,12 @@ static int load_poller_watch(LoadPoller* poller, int slot, int fd, int what, int
 }
 
 /* Before its descriptor is closed, which is what takes it out of an epoll set. */
-static void load_poller_forget(LoadPoller* poller, int slot)
+static inline void load_poller_forget(LoadPoller* poller, int slot)
 {
     (void)poller, (void)slot;
 }
 
-static int load_poller_wait(LoadPoller* poller, int milliseconds)
+static inline int load_poller_wait(LoadPoller* poller, int milliseconds)
 {
     int found = epoll_wait(poller->fd, poller->events, LOAD_EVENTS, milliseconds);
     poller->found = found < 0 ? 0 : found;
@@ -178,7 +174,7 @@ static int load_poller_wait(LoadPoller* poller, int milliseconds)
     return found;
 }
 
-static int load_poller_next(LoadPoller* poller, int* slot)
+static inline int load_poller_next(LoadPoller* poller, int* slot)
 {
     uint32_t events;
     if (poller->at == poller->found)
@@ -198,7 +194,7 @@ typedef struct {
     int* entries; /* of the slots; -1 for none */
 } LoadPoller;
 
-static void load_poller_free(LoadPoller* poller)
+static inline void load_poller_free(LoadPoller* poller)
 {
     if (poller) {
         free(poller->polled);
@@ -208,7 +204,7 @@ static void load_poller_free(LoadPoller* poller)
     }
 }
 
-static LoadPoller* load_poller_new(int slots)
+static inline LoadPoller* load_poller_new(int slots)
 {
     int slot;
     LoadPoller* poller = calloc(1, sizeof *poller);
@@ -226,7 +222,7 @@ static LoadPoller* load_poller_new(int slots)
     return poller;
 }
 
-static int load_poller_watch(LoadPoller* poller, int slot, int fd, int what, int is_new)
+static inline int load_poller_watch(LoadPoller* poller, int slot, int fd, int what, int is_new)
 {
     int entry;
     if (is_new) {
@@ -242,7 +238,7 @@ static int load_poller_watch(LoadPoller* poller, int slot, int fd, int what, int
     return 0;
 }
 
-static void load_poller_forget(LoadPoller* poller, int slot)
+static inline void load_poller_forget(LoadPoller* poller, int slot)
 {
     int entry = poller->entries[slot], last;
     if (entry < 0)
@@ -254,14 +250,14 @@ static void load_poller_forget(LoadPoller* poller, int slot)
     poller->entries[slot] = -1;
 }
 
-static int load_poller_wait(LoadPoller* poller, int milliseconds)
+static inline int load_poller_wait(LoadPoller* poller, int milliseconds)
 {
     poller->at = 0;
     poller->found = poll(poller->polled, (nfds_t)poller->count, milliseconds);
     return poller->found;
 }
 
-static int load_poller_next(LoadPoller* poller, int* slot)
+static inline int load_poller_next(LoadPoller* poller, int* slot)
 {
     while (poller->found > 0 && poller->at < poller->count) {
         short events = poller->polled[poller->at].revents;

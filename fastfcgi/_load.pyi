@@ -1,54 +1,12 @@
 from collections.abc import Callable, Iterable
-from typing import Final, final
+from typing import Final
 
-REASONS: Final[tuple[str, ...]]
+from fastfcgi._load_answer import REASONS
+from fastfcgi._load_lane import Lane, LaneResult
+
+__all__ = ["REASONS", "Lane", "LaneResult", "run"]
+
 PROBE_SECONDS: Final[float]
-
-@final
-class Lane:
-    def __init__(
-        self,
-        request: bytes,
-        connections: int,
-        keep_conn: bool = True,
-        *,
-        expected: bytes | None = None,
-        status: int = 0,
-        pause: float = 0.0,
-    ) -> None: ...
-    @property
-    def request(self) -> bytes: ...
-    @property
-    def connections(self) -> int: ...
-    @property
-    def keep_conn(self) -> bool: ...
-    @property
-    def expected(self) -> bytes | None: ...
-    @property
-    def status(self) -> int: ...
-    @property
-    def pause(self) -> float: ...
-
-@final
-class LaneResult:
-    def __init__(self) -> None: ...
-    @property
-    def requests(self) -> int: ...
-    @property
-    def errors(self) -> dict[str, int]: ...
-    @property
-    def examples(self) -> dict[str, str]: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def connects(self) -> int: ...
-    @property
-    def bytes_received(self) -> int: ...
-    @property
-    def mean(self) -> float: ...
-    @property
-    def max(self) -> float: ...
-    def percentile(self, q: float) -> float: ...
 
 def working(target: tuple[str, int]) -> tuple[int, tuple[str | int, ...]]: ...
 def run(

@@ -6,6 +6,7 @@ What is called for every pair of every request stands here, so that it is compil
 
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -117,6 +118,13 @@ cdef struct NameSlot:
     void* name              # borrowed: the str of the table's list
     int steady              # the number of a name whose values may be kept; -1: of any other
     bint is_header          # HTTP_*
+
+
+cdef inline str name_of(const NameSlot* known, const Pair* pair):
+    """The name of a pair; known may be NULL."""
+    if known == NULL:
+        return PyUnicode_DecodeLatin1(<const char*>pair.name, pair.name_length, NULL)
+    return <str>known.name
 
 
 cdef inline uint32_t hash_name(const uint8_t* p, Py_ssize_t length) noexcept nogil:

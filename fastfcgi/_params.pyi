@@ -2,9 +2,7 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
-@final
-class ValueCache:
-    def __init__(self) -> None: ...
+from fastfcgi._shapes import ValueCache
 
 @final
 class ParamsDecoder:

@@ -1,10 +1,12 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastfcgi._sys cimport ff_mutex
+from fastfcgi.active_request cimport ActiveRequest
 from fastfcgi.body cimport Body
-from fastfcgi.connection cimport ActiveRequest, Connection, ConnectionSettings
+from fastfcgi.connection cimport Connection
 from fastfcgi.engine cimport Buffer, Engine, Handler, Worker
 from fastfcgi.outbox cimport Outbox
+from fastfcgi.connection_settings cimport ConnectionSettings
 from fastfcgi.wsgi cimport Exchange, Gateway
 
 

@@ -35,7 +35,7 @@ from fastfcgi._sys cimport (
     ff_wait_to_recv,
 )
 from fastfcgi.body cimport new_body
-from fastfcgi.connection cimport SENDING_ENDED
+from fastfcgi.active_request cimport SENDING_ENDED
 from fastfcgi.environ cimport content_length
 
 from fastfcgi import constants

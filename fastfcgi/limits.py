@@ -3,14 +3,14 @@
 from dataclasses import dataclass, fields
 
 from fastfcgi.body import DEFAULT_MAX_BODY_FILE, DEFAULT_MAX_BODY_MEMORY
-from fastfcgi.connection import (
+from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.connection_settings import (
     DEFAULT_MAX_PARAMS_BYTES,
     DEFAULT_MAX_PARAMS_PAIRS,
     DEFAULT_MAX_REQUESTS,
     DEFAULT_MAX_UNREAD_STDIN,
     DEFAULT_MAX_UNREAD_TOTAL,
 )
-from fastfcgi.exceptions import ConfigurationError
 
 MIB = 1024 * 1024
 

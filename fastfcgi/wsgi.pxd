@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
-from fastfcgi.connection cimport ActiveRequest
+from fastfcgi.active_request cimport ActiveRequest
 
 
 cdef class Exchange(ActiveRequest):

@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, Final, TextIO, TypeAlias, final
 
-from fastfcgi.connection import ActiveRequest
+from fastfcgi.active_request import ActiveRequest
 from fastfcgi.file_wrapper import FilePart
 from fastfcgi.file_wrapper import FileWrapper as FileWrapper
 

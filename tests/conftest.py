@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 # Their assertions are to tell as much as those of the tests.
-pytest.register_assert_rewrite("processes", "runtimes", "http_client", "webserver_checks")
+pytest.register_assert_rewrite(
+    "processes", "runtimes", "http_client", "webserver_checks", "load_server"
+)
 
 collect_ignore: list[str] = []
 if sys.platform == "linux":

@@ -20,11 +20,11 @@ import wire
 if sys.platform == "win32":
     pytest.skip("signals and unix sockets", allow_module_level=True)
 
+from load_server import RIGHT, Server, listening, requests_of
+from load_server import path as path  # a fixture
 from processes import wait_until
 from scripted import Peer
 from test_cli import COMMAND, Running, child_environment, error_of, run
-from test_load import RIGHT, Server, listening, requests_of
-from test_load import path as path  # a fixture
 
 from fastfcgi import bench as command
 from fastfcgi import cli, constants, load

@@ -10,7 +10,7 @@ import reference_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastfcgi import _codec, _params
+from fastfcgi import _codec, _shapes
 from fastfcgi.exceptions import RemoteProtocolError
 
 relaxed = settings(deadline=None)
@@ -90,7 +90,7 @@ def reachable(*roots):
 
 
 def shapes_of(cache):
-    return [held for held in reachable(cache) if type(held) is _params.Shape]
+    return [held for held in reachable(cache) if type(held) is _shapes.Shape]
 
 
 # ------------------------------------------------------------------------- the same as without

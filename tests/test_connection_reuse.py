@@ -7,7 +7,8 @@ import wire
 
 from fastfcgi import connection as connection_module
 from fastfcgi import constants
-from fastfcgi.connection import ActiveRequest, Connection, ConnectionSettings
+from fastfcgi.active_request import ActiveRequest
+from fastfcgi.connection import Connection, ConnectionSettings
 from fastfcgi.constants import OVERLOADED, RESPONDER, STDIN, STDOUT
 from fastfcgi.events import InputEnded, RequestReceived
 from fastfcgi.exceptions import LimitExceeded, LocalProtocolError, RemoteProtocolError
