@@ -23,7 +23,7 @@ MODULES = [
     *["_pairs", "_shapes", "_params", "_codec"],
     *["active_request", "connection_settings", "endpoint", "connection"],
     *["environ", "body", "head", "wsgi"],
-    *["poller", "scores", "engine", "outbox", "channel", "acceptor"],
+    *["board", "poller", "scores", "engine", "outbox", "channel", "acceptor"],
 ]
 if sys.platform != "win32":
     MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load"]  # POSIX alone

@@ -15,6 +15,7 @@ from fastfcgi.exceptions import (
     RequestAborted,
 )
 from fastfcgi.limits import Limits
+from fastfcgi.pages import package_version
 from fastfcgi.server import WSGIServer
 
 __all__ = [
@@ -32,12 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    # Asked for seldom, and reading the metadata costs more than all the imports above.
+    # Asked for seldom, and finding it costs more than all the imports above.
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("fastfcgi")
-        except PackageNotFoundError:  # a source tree that was never installed
-            return "0+unknown"
+        return package_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from fastfcgi.engine cimport Handler, Worker
 
 
 cdef class Acceptor(Handler):
-    cdef object listener
+    cdef readonly object listener
     cdef object server
     cdef Service service
     cdef bint checks_peers
@@ -15,10 +15,15 @@ cdef class Acceptor(Handler):
 
     cdef int accept_some(self, Worker worker) except -1
     cdef int accept_batch(self, Worker worker) except -1
-    cdef int welcome(self, Py_ssize_t fd, bint is_inet, Worker worker) except -1
+    cdef Py_ssize_t next_one(self, int* is_inet, int* served) noexcept
+    cdef int welcome(self, Py_ssize_t fd, bint is_inet, int served, Worker worker) except -1
     cdef bint is_allowed(self, Py_ssize_t fd) except -1
     cdef bint is_full(self) noexcept
     cdef Channel longest_idle(self)
     cdef bint one_is_idle(self) except -1
     cdef int no_descriptors(self, int error) except -1
     cdef int wait(self) except -1
+
+
+cdef class Taker(Acceptor):
+    cdef bint ended           # nobody can give any more

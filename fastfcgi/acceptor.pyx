@@ -5,11 +5,13 @@ import logging
 import os
 import socket
 
-from libc.errno cimport EMFILE, ENFILE, ENOBUFS, ENOMEM
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 
 from fastfcgi._sys cimport ff_accept, ff_add, ff_free_mutex, ff_lock, ff_now, ff_unlock
 from fastfcgi.channel cimport Channel, Service
 from fastfcgi.engine cimport Handler, Worker
+
+from fastfcgi.handoff import take
 
 logger = logging.getLogger("fastfcgi")
 
@@ -95,13 +97,13 @@ cdef class Acceptor(Handler):
             ff_add(&self.inside, -1)
 
     cdef int accept_batch(self, Worker worker) except -1:
-        cdef int accepted, is_inet = False
+        cdef int accepted, is_inet = False, served = 0
         cdef Py_ssize_t fd
         for accepted in range(BATCH):
             if self.is_full() and not self.one_is_idle():
                 self.wait()
                 return accepted
-            fd = ff_accept(self.fd, &is_inet)
+            fd = self.next_one(&is_inet, &served)
             if fd < 0:
                 # Nothing there, as a rule: another process that shares the socket was first.
                 if -fd in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -110,15 +112,21 @@ cdef class Acceptor(Handler):
             if self.is_full():
                 # Only now: had nobody been there, it would have been closed for nothing.
                 self.close_longest_idle()
-            self.welcome(fd, is_inet, worker)
+            self.welcome(fd, is_inet, served, worker)
         return BATCH
 
-    cdef int welcome(self, Py_ssize_t fd, bint is_inet, Worker worker) except -1:
+    cdef Py_ssize_t next_one(self, int* is_inet, int* served) noexcept:
+        """The next connection's descriptor, or minus errno. (It tells two more things: it is one of
+        TCP, and requests were answered on it before.)"""
+        return ff_accept(self.fd, is_inet)
+
+    cdef int welcome(self, Py_ssize_t fd, bint is_inet, int served, Worker worker) except -1:
         cdef Channel channel
         if self.checks_peers and not self.is_allowed(fd):
             return 0
         channel = Channel.__new__(Channel)
         channel.open(self.service, fd, is_inet)
+        channel.served = served
         try:
             # The request is there already as a rule: read it now, not after another wait.
             channel.ready(READ, worker)
@@ -127,7 +135,10 @@ cdef class Acceptor(Handler):
             channel.on_failure()
         if self.service.stopping:
             # Those that are there have been told, perhaps before this one was there.
-            channel.on_stop()
+            if self.service.retiring:
+                channel.on_retire()
+            else:
+                channel.on_stop()
         return 0
 
     cdef bint is_allowed(self, Py_ssize_t fd) except -1:
@@ -194,6 +205,33 @@ cdef class Acceptor(Handler):
         self.service.engine.tickers.discard(self._again)
         self.service.is_full = False
         self.server.resume_accepting()
+
+
+cdef class Taker(Acceptor):
+    """Takes the connections that another process hands over, see fastfcgi.handoff."""
+
+    def __init__(self, listener, server, Service service):
+        super().__init__(listener, server, service)
+        self.checks_peers = False  # whoever accepted it has
+
+    def resume(self):
+        """Take again."""
+        if not self.ended:
+            Acceptor.resume(self)
+
+    cdef Py_ssize_t next_one(self, int* is_inet, int* served) noexcept:
+        try:
+            fd, is_inet[0], served[0] = take(self.listener.sock)
+            return fd
+        except EOFError:
+            self.ended = True
+            self.pause()
+            return -EAGAIN
+        except OSError as error:
+            return -(error.errno or EAGAIN)
+        except Exception:
+            logger.exception("internal error, a connection that was handed over is lost")
+            return -EAGAIN
 
 
 def _idle_since(channel):

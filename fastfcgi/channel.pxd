@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastfcgi._sys cimport ff_mutex
 from fastfcgi.active_request cimport ActiveRequest
+from fastfcgi.board cimport Board, Slot
 from fastfcgi.body cimport Body
 from fastfcgi.connection cimport Connection
 from fastfcgi.engine cimport Buffer, Engine, Handler, Worker
@@ -20,6 +21,10 @@ cdef class Service:
     cdef readonly set channels
     cdef public bint is_full        # the server waits for a connection to close
     cdef public bint stopping       # it serves no connection that is new
+    cdef public bint retiring       # connections that are idle are another process's:
+    cdef public object giver        # called with a descriptor; set once, before `retiring` is
+    cdef public dict pages          # path -> what makes a page of params; or None
+    cdef public object access_log   # or None
     cdef readonly Py_ssize_t max_connections
     cdef Py_ssize_t max_body_memory
     cdef int64_t max_body_file
@@ -32,6 +37,8 @@ cdef class Service:
     cdef double keep_alive_timeout
     cdef double linger_timeout
 
+    cdef object page_of(self, dict params)
+
 
 cdef class Link(Connection):
     cdef Channel channel
@@ -43,6 +50,11 @@ cdef class Request(Exchange):
     cdef Body data_body             # of a filter, else None
     cdef list held_errors
     cdef double input_at            # when the last part of the body came
+    cdef object page                # what answers it in the place of the application, or None
+    cdef double begun_at            # when its PARAMS were complete
+    cdef long number                # in the log; 0 while nobody has asked
+    cdef bytes head                 # for the access log: of the response,
+    cdef int64_t sent               # and bytes of its body
     cdef bint spooling
     cdef bint ended
     cdef readonly bint started
@@ -55,6 +67,10 @@ cdef class Request(Exchange):
     cdef bint is_ready(self, bint paused) noexcept
     cdef int refuse(self) except -1
     cdef bytes busy_answer(self)
+    cdef bytes page_answer(self)
+    cdef long number_in_log(self) except -1
+    cdef int tally(self, bytes head, object data) except -1
+    cdef int report(self, dict environ) except -1
     cdef int spool(self) except -1
     cdef Py_ssize_t spill(self, Body body) except -1
     cdef int give_up(self) except -1
@@ -95,6 +111,7 @@ cdef class Channel(Handler):
     cdef bint stopping
 
     cdef int open(self, Service service, Py_ssize_t fd, bint is_inet) except -1
+    cdef int give_away(self) except -1
     cdef double timeout(self, double seconds) noexcept
     cdef int timing(self, double* due) noexcept
     cdef double oldest_input(self) noexcept

@@ -6,6 +6,7 @@ from fastfcgi.body import Body
 from fastfcgi.connection import Connection, ConnectionSettings
 from fastfcgi.engine import Engine, Handler
 from fastfcgi.limits import Limits
+from fastfcgi.reports import AccessRecord
 from fastfcgi.wsgi import Exchange, Gateway
 
 logger: Final[logging.Logger]
@@ -14,6 +15,10 @@ END_GRACE: float
 class Service:
     is_full: bool
     stopping: bool
+    retiring: bool
+    giver: Callable[[int, bool], bool] | None
+    pages: dict[str, Callable[[dict[str, Any]], bytes]] | None
+    access_log: Callable[[AccessRecord], object] | None
     def __init__(
         self,
         server: Any,
@@ -81,6 +86,7 @@ class Channel(Handler):
     def idle(self) -> bool: ...
     def on_tick(self, now: float) -> float: ...
     def on_stop(self) -> None: ...
+    def on_retire(self) -> None: ...
 
 class Waiter: ...
 

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import socket
+import time
 
 from cpython.pythread cimport (
     WAIT_LOCK,
@@ -19,10 +20,14 @@ from cpython.pythread cimport (
     PyThread_release_lock,
     PyThread_type_lock,
 )
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_1BYTE_DATA
 from libc.errno cimport EAGAIN, EIO
+from libc.string cimport memcpy
 
 from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN, RecordReader
 from fastfcgi._sys cimport (
+    ff_add,
     ff_close,
     ff_free_mutex,
     ff_hung_up,
@@ -34,12 +39,18 @@ from fastfcgi._sys cimport (
     ff_unlock,
     ff_wait_to_recv,
 )
+from fastfcgi.board cimport write_text
 from fastfcgi.body cimport new_body
 from fastfcgi.active_request cimport SENDING_ENDED
 from fastfcgi.environ cimport content_length
 
 from fastfcgi import constants
 from fastfcgi.exceptions import LocalProtocolError, RemoteProtocolError, RequestAborted
+from fastfcgi.reports import AccessRecord
+from fastfcgi.wsgi import describe as describe_request
+
+cdef extern from "Python.h":
+    object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
 
 cdef extern from "pythread.h" nogil:
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr)
@@ -48,6 +59,7 @@ logger = logging.getLogger("fastfcgi")
 
 cdef int AUTHORIZER = constants.AUTHORIZER
 cdef int FILTER = constants.FILTER
+cdef int RESPONDER = constants.RESPONDER
 cdef int KEEP_CONN = constants.KEEP_CONN
 cdef int REQUEST_COMPLETE = constants.REQUEST_COMPLETE
 
@@ -79,8 +91,9 @@ cdef double NEVER = float("inf")
 # then for what else comes on the connection, and for its end.
 cdef double PULL_PAUSE = 0.05
 
-# Seconds left, when the server stops, to PARAMS that are under way and to peers that have their
-# last answer and do not close; web servers need a moment.
+# Seconds left, when the server stops, to PARAMS that are under way, to connections on which nothing
+# has come yet, and to peers that have their last answer and do not close: web servers need a
+# moment.
 cdef double STOP_GRACE = 1.0
 
 include "request.pxi"
@@ -120,6 +133,13 @@ cdef class Service:
         self.send_timeout = limits.send_timeout
         self.keep_alive_timeout = limits.keep_alive_timeout
         self.linger_timeout = limits.linger_timeout
+
+    cdef object page_of(self, dict params):
+        """What answers a request with these params in the place of the application, or None."""
+        cdef object script_name = params.get("SCRIPT_NAME"), path = params.get("PATH_INFO")
+        if script_name:
+            path = script_name + path if path else script_name
+        return self.pages.get(path)
 
     def on_deadline(self, double now):
         """Some connection's time may have come; returns when the next one's will."""
@@ -227,6 +247,8 @@ cdef class Channel(Handler):
         self.params_since = -1.0
         self.reading = True
         service.channels.add(self)
+        if service.engine.board is not None:
+            ff_add(&service.engine.board.head.connections, 1)
         return 0
 
     def __dealloc__(self):
@@ -292,6 +314,19 @@ cdef class Channel(Handler):
                 path = path.partition("?")[0]
         return path
 
+    cdef int describe(self, object request, Slot* slot) except -1:
+        cdef dict params = (<Request>request).params
+        cdef object method = params.get("REQUEST_METHOD"), uri = params.get("REQUEST_URI")
+        if uri:
+            write_text(slot, method, uri, None, None)
+        else:
+            write_text(
+                slot, method, params.get("SCRIPT_NAME"), params.get("PATH_INFO"),
+                params.get("QUERY_STRING"),
+            )
+        slot.number = (<Request>request).number_in_log()
+        return 0
+
     # ---- called by run()'s thread ----------------------------------------------------------
 
     def on_tick(self, double now):
@@ -338,17 +373,51 @@ cdef class Channel(Handler):
         try:
             if not (self.closed or self.lost or self.eof or self.is_full()):
                 self.receive(buffer, None)
-            self.connection.close_when_idle()
             self.stopping = True
             self.listening_since = ff_now()
+            if self.connection.active or self.served and self.connection.is_idle():
+                self.connection.close_when_idle()
             if self.lingering:
                 self.outbox.sent_at = self.listening_since
-            elif self.connection.active == 0 and not self.outbox.size:
+            elif self.connection.is_to_close() and not self.outbox.size:
                 self.lose(None)
             self.update()
         finally:
             ff_unlock(&self.lock)
         self.service.engine.buffers.append(buffer)
+
+    def on_retire(self):
+        """The server retires: another process gets the connection, as soon as no request is under
+        way. To be called until that is so."""
+        ff_lock(&self.lock)
+        try:
+            self.give_away()
+            self.update()
+        finally:
+            ff_unlock(&self.lock)
+
+    cdef int give_away(self) except -1:
+        """Give the connection to another process if it can be; update() watches it on if not."""
+        cdef Buffer buffer
+        cdef bint came
+        if self.closed or self.lost or self.eof or self.lingering or self.outbox.size:
+            return 0
+        if not self.service.retiring or self.connection.closing or not self.connection.is_idle():
+            return 0
+        # What is here already is ours. What comes after this look waits in the socket, and goes
+        # with it.
+        buffer = self.service.engine.borrow()
+        try:
+            came = self.receive(buffer, None)
+        finally:
+            self.service.engine.buffers.append(buffer)
+        if came:
+            return 0
+        # Before it is another's: a socket that is open elsewhere would be watched on after close().
+        self.service.engine.forget(self)
+        if self.service.giver(self.fd, self.served > 0):
+            self.close()
+        return 0
 
     cdef double timeout(self, double seconds) noexcept:
         """A timeout, shortened while the server stops."""
@@ -374,6 +443,8 @@ cdef class Channel(Handler):
         if self.connection.active == 0:
             due[0] = self.idle_since
             due[0] += service.keep_alive_timeout if self.served else service.header_timeout
+            if self.stopping:
+                due[0] = min(due[0], self.listening_since + STOP_GRACE)
             return IDLE
         if self.reading:
             due[0] = max(self.oldest_input(), self.listening_since) + service.body_timeout
@@ -471,6 +542,8 @@ cdef class Channel(Handler):
             self.refuse_peer(error, p[:min(size, <Py_ssize_t>16)])
             return 0
         self.time_params(self.received_at)
+        if self.stopping and self.connection.active:
+            self.connection.close_when_idle()  # these are the last
         if self.connection.active > 1:
             self.multiplexed = True
         if self.multiplexed and self.connection.is_paused():
@@ -526,7 +599,12 @@ cdef class Channel(Handler):
                 return 0
             self.refuse(request)
         if request.has_all_input():
-            self.connection.write_stdout(request, request.busy_answer(), None)
+            if request.page is None:
+                self.connection.write_stdout(request, request.busy_answer(), None)
+            else:
+                self.connection.write_stdout(request, request.page_answer(), None)
+                self.served += 1
+                self.idle_since = self.received_at
             self.drop(request)
             self.connection.close_request(request, 0, REQUEST_COMPLETE)
         return 0
@@ -653,6 +731,8 @@ cdef class Channel(Handler):
         self.newest = None
         self.let_go()
         self.service.channels.discard(self)
+        if self.service.engine.board is not None:
+            ff_add(&self.service.engine.board.head.connections, -1)
         if self.service.is_full:
             self.service.is_full = False
             self.service.server.resume_accepting()
@@ -698,6 +778,8 @@ cdef class Channel(Handler):
             return self.let_go()
         self.time_params(self.idle_since)
         self.flush()
+        if self.service.retiring:
+            self.give_away()
         return self.update()
 
     cdef int finish_sending(self) except -1:

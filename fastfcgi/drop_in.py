@@ -5,7 +5,8 @@ the whole migration.
 """
 
 import signal
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from fastfcgi.cgi import CGIRequest
 from fastfcgi.channel import Channel, Request
@@ -16,6 +17,10 @@ from fastfcgi.sockets import is_allowed
 
 if TYPE_CHECKING:
     from fastfcgi.wsgi import Gateway
+
+# Threads are started when they are needed: this many only if this many requests block at once.
+# More than the 32 requests that HAProxy sends over one connection, or an Apache process at once.
+DEFAULT_THREADS: Final = 64
 
 # The options of flup's thread pool, and others that it took and left alone.
 _POOL_OPTIONS = ("minSpare", "maxSpare", "maxThreads")
@@ -35,6 +40,16 @@ def take_pool_options(options: dict[str, Any]) -> dict[str, int]:
     for name in _IGNORED_OPTIONS:
         options.pop(name, None)
     return pool
+
+
+def thread_count(threads: int | None, pool: dict[str, int], multithreaded: bool) -> int:
+    """How many threads: ours, else flup's maxThreads, whose default was no bound at all."""
+    wanted = pool.pop("maxThreads", sys.maxsize)
+    if threads is None:
+        threads = DEFAULT_THREADS if wanted == sys.maxsize else wanted
+    if not isinstance(threads, int) or threads < 1:
+        raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
+    return threads if multithreaded else 1
 
 
 class ThreadPool:

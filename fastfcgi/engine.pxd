@@ -2,6 +2,7 @@ from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport uint8_t, uint64_t
 
 from fastfcgi._sys cimport ff_mutex
+from fastfcgi.board cimport Board, Slot
 from fastfcgi.poller cimport MAX_EVENTS, Poller
 from fastfcgi.scores cimport Scores
 
@@ -21,6 +22,7 @@ cdef class Worker:
     cdef Buffer buffer
     cdef Handler own_handler        # without a GIL: what it runs next
     cdef object own_request
+    cdef Slot* slot                 # its place on the board, or NULL
 
 
 cdef class Handler:
@@ -31,6 +33,7 @@ cdef class Handler:
     cdef double serve(self, object request) except -1
     cdef str path_of(self, object request)
     cdef int left_alone(self) except -1
+    cdef int describe(self, object request, Slot* slot) except -1
 
 
 cdef class Engine:
@@ -40,6 +43,7 @@ cdef class Engine:
     cdef readonly int queue_size
     cdef readonly bint parallel
     cdef readonly Scores scores
+    cdef readonly Board board       # or None
     cdef Poller poller
     cdef list table                 # descriptor -> Handler
     cdef list buffers
@@ -74,6 +78,7 @@ cdef class Engine:
     cdef public double tick
     cdef readonly set tickers
     cdef public object deadlines
+    cdef public double slow_timeout
     cdef object soon
     cdef set workers
     cdef object wake_out

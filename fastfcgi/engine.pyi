@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from fastfcgi.board import Board
 from fastfcgi.poller import Poller
 from fastfcgi.scores import Scores
 
@@ -31,12 +32,14 @@ class Handler:
 class Engine:
     tick: float
     deadlines: Callable[[float], float] | None
+    slow_timeout: float
     def __init__(
         self,
         threads: int,
         queue_size: int,
         parallel: bool | None = None,
         poller: Poller | None = None,
+        board: Board | None = None,
     ) -> None: ...
     @property
     def threads(self) -> int: ...
@@ -46,6 +49,8 @@ class Engine:
     def parallel(self) -> bool: ...
     @property
     def scores(self) -> Scores: ...
+    @property
+    def board(self) -> Board | None: ...
     @property
     def tickers(self) -> set[Callable[[float], Any]]: ...
     @property

@@ -41,6 +41,7 @@ from cpython.pythread cimport (
 )
 
 from fastfcgi._sys cimport ff_add, ff_free_mutex, ff_lock, ff_now, ff_thread_cpu, ff_unlock
+from fastfcgi.board cimport Board, Slot
 from fastfcgi.poller cimport READ as POLL_READ
 from fastfcgi.poller cimport WRITE as POLL_WRITE
 from fastfcgi.poller cimport new_poller
@@ -172,6 +173,10 @@ cdef class Handler:
         """Its request runs on, and another thread polls: have it watched."""
         return 0
 
+    cdef int describe(self, object request, Slot* slot) except -1:
+        """Note on a board what request begins."""
+        return 0
+
 
 cdef class Engine:
     """Watches handlers and runs requests.
@@ -181,20 +186,26 @@ cdef class Engine:
         queue_size: The most that wait for one.
         parallel: Whether threads poll side by side; by default where there is no GIL.
         poller: A Poller; by default the best one.
+        board: Shows what runs; for as many threads.
 
     Attributes:
+        slow_timeout: Seconds after which deadlines are looked at on account of a request that
+            runs; 0 for never.
         tick: Seconds between the calls of tickers.
         tickers: Called by run() with time.monotonic().
         deadlines: Called by run() with time.monotonic() when a deadline has come (attend);
             returns the next one.
     """
 
-    def __init__(self, int threads, int queue_size, parallel=None, Poller poller=None):
+    def __init__(
+        self, int threads, int queue_size, parallel=None, Poller poller=None, Board board=None
+    ):
         if parallel is None:
             parallel = not getattr(sys, "_is_gil_enabled", lambda: True)()
         self.threads = threads
         self.most = threads + 1
         self.queue_size = queue_size
+        self.board = board
         self.parallel = parallel
         self.scores = Scores()
         self.poller = new_poller(self.parallel) if poller is None else poller
@@ -309,6 +320,8 @@ cdef class Engine:
             else:
                 self.more.append((handler, request))
             self.queued += 1
+            if self.board is not None:
+                self.board.head.queued = self.queued
         finally:
             ff_unlock(&self.mutex)
         return True
@@ -327,6 +340,8 @@ cdef class Engine:
             if self.more:
                 self.next_handler, self.next_request = self.more.popleft()
             self.queued -= 1
+            if self.board is not None:
+                self.board.head.queued = self.queued
             ff_add(&self.running, 1)
         finally:
             ff_unlock(&self.mutex)
@@ -351,6 +366,12 @@ cdef class Engine:
         cdef double cpu = -1.0 if score == 0 else ff_thread_cpu()
         cdef double began = ff_now(), ended = began
         worker.handler = handler
+        if worker.slot != NULL:
+            handler.describe(request, worker.slot)
+            worker.slot.thread = worker.ident
+            worker.slot.since = began
+        if self.slow_timeout > 0:
+            self.attend(began + self.slow_timeout)
         self.enter(worker, score >= EAGER)
         try:
             ended = handler.serve(request)
@@ -358,6 +379,9 @@ cdef class Engine:
             logger.exception("internal error, a request was lost")
         self.leave(worker)
         worker.handler = None
+        if worker.slot != NULL:  # as it is in a child of fork() by now
+            worker.slot.since = 0
+            worker.slot.requests += 1
         if path is not None:
             self.remember(path, ended - began, cpu)
         return 0
@@ -476,6 +500,8 @@ cdef class Engine:
             ff_add(&self.total, -1)
             return 0
         worker = Worker()
+        if self.board is not None:
+            worker.slot = self.board.slot(number - 1)
         name = f"fastfcgi-{number}"
         worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
         self.called = True
@@ -692,6 +718,9 @@ cdef class Engine:
         """In a child of fork(): nothing of this is ours."""
         self.finished = True
         self.poller = None
+        self.board = None
+        for worker in list(self.workers):
+            (<Worker>worker).slot = NULL
 
     # ---- by any thread ---------------------------------------------------------------------
 

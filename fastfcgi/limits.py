@@ -14,6 +14,9 @@ from fastfcgi.connection_settings import (
 
 MIB = 1024 * 1024
 
+# Descriptors left to the application when max_connections is fitted to what may be open.
+_SPARE_DESCRIPTORS = 64
+
 # No queue, no patience: these two can be done without.
 _MAY_BE_ZERO = ("queue_size", "graceful_timeout")
 
@@ -79,3 +82,15 @@ class Limits:
 
 
 LIMIT_NAMES = frozenset(field.name for field in fields(Limits))
+
+
+def fitting_connections(wanted: int) -> int:
+    """As many connections as the process may have descriptors for."""
+    try:
+        import resource  # posix only
+    except ImportError:
+        return wanted
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - _SPARE_DESCRIPTORS))

@@ -8,9 +8,29 @@ cdef enum:
     # Bytes of STDERR held back while the body is still arriving.
     MAX_HELD_ERRORS = 64 * 1024
 
+cdef object new_tuple = tuple.__new__
+
 # Seconds that the end of a body is waited for after CONTENT_LENGTH bytes of it have come: it is
 # on its way from most web servers, and never comes from some.
 END_GRACE = 0.2
+
+# The last request that got a number for the log, and what goes before such numbers.
+cdef long last_number = 0
+cdef char[32] number_prefix
+cdef Py_ssize_t number_prefix_size = 0
+
+
+def _name_process():
+    """Numbers tell the requests of one process apart; a child of fork() is another one."""
+    global number_prefix_size
+    cdef bytes prefix = f"{os.getpid()}-".encode()
+    number_prefix_size = min(PyBytes_GET_SIZE(prefix), <Py_ssize_t>sizeof(number_prefix))
+    memcpy(number_prefix, PyBytes_AS_STRING(prefix), number_prefix_size)
+
+
+_name_process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_name_process)
 
 
 cdef class Request(Exchange):
@@ -32,7 +52,12 @@ cdef class Request(Exchange):
         self.stdin_body = new_body(length, service.max_body_file)
         if self.role == FILTER:
             self.data_body = new_body(-1, service.max_body_file)
-        self.input_at = self.channel.received_at
+        self.input_at = self.begun_at = self.channel.received_at
+        if service.pages is not None and self.role == RESPONDER:
+            # For an authorizer, any such page would be an access that is granted.
+            self.page = service.page_of(params)
+            if self.page is not None:
+                self.refuse()
         return 0
 
     cdef Body body_of(self, int stream):
@@ -71,6 +96,18 @@ cdef class Request(Exchange):
             b"Retry-After: 1\r\n\r\n" + body
         )
 
+    cdef bytes page_answer(self):
+        """The page that it asks for."""
+        cdef bytes answer
+        try:
+            answer = self.page(self.params)
+        except Exception:
+            logger.exception("no page for %s", describe_request(self))
+            answer = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\n"
+        if self.params.get("REQUEST_METHOD") == "HEAD":
+            answer = b"".join(answer.partition(b"\r\n\r\n")[:2])
+        return answer
+
     cdef int spool(self) except -1:
         """Take in the body to memory and file from now on, whoever reads it and when."""
         self.spooling = True
@@ -88,6 +125,9 @@ cdef class Request(Exchange):
 
     cdef int give_up(self) except -1:
         """ABORT_REQUEST, or the connection is lost."""
+        cdef Board board = self.channel.service.engine.board
+        if board is not None and not self.aborted:
+            ff_add(&board.head.aborted, 1)
         self.aborted = True
         for body in (self.stdin_body, self.data_body):
             if body is not None:
@@ -110,6 +150,7 @@ cdef class Request(Exchange):
         cdef int protocol_status = 0
         cdef uint32_t app_status = 0
         cdef double now
+        cdef dict environ = self.params
         try:
             if self.aborted:
                 pass
@@ -121,11 +162,51 @@ cdef class Request(Exchange):
                     # As the system treats an exit code: -1 is as good as another.
                     protocol_status, app_status = result[0] & 0xFF, result[1] & 0xFFFFFFFF
         except BaseException:  # of an overridden handler: the gateway lets none through
-            logger.exception("handler() failed")
-            self.abandoned = True
+            logger.exception("handler() failed: %s", describe_request(self))
+            self.abandoned = self.failed = True
+        if self.failed and service.engine.board is not None:
+            ff_add(&service.engine.board.head.errors, 1)
         now = ff_now()
         self.finish(protocol_status, app_status, now)
+        if service.access_log is not None:
+            self.report(environ)
         return now
+
+    cdef int report(self, dict environ) except -1:
+        """Tell the access log; its failures are not the request's."""
+        cdef double seconds = ff_now() - self.begun_at
+        status = b"" if self.head is None else self.head.partition(b"\r\n")[0]
+        status = status.decode("latin-1").removeprefix("Status: ")
+        # Its own __new__ is Python, and costs more than all the rest of this.
+        record = new_tuple(AccessRecord, (
+            self.name_in_log(), time.time() - seconds, seconds, environ, status, self.sent,
+            self.aborted, self.failed,
+        ))
+        try:
+            self.channel.service.access_log(record)
+        except BaseException:
+            logger.exception("the access log failed")
+        return 0
+
+    cdef str name_in_log(self):
+        cdef char[32] digits
+        cdef int at = sizeof(digits)
+        cdef long number = self.number_in_log()
+        cdef Py_ssize_t size = number_prefix_size
+        while number or at == sizeof(digits):
+            at -= 1
+            digits[at] = c"0" + number % 10
+            number //= 10
+        name = PyUnicode_New(size + sizeof(digits) - at, 127)
+        p = <char*>PyUnicode_1BYTE_DATA(name)
+        memcpy(p, number_prefix, size)
+        memcpy(p + size, digits + at, sizeof(digits) - at)
+        return name
+
+    cdef long number_in_log(self) except -1:
+        if self.number == 0:
+            self.number = ff_add(&last_number, 1)
+        return self.number
 
     cpdef object input_stream(self):
         """wsgi.input: the body up to its end, whatever CONTENT_LENGTH says of it."""
@@ -197,6 +278,8 @@ cdef class Request(Exchange):
             if self.held_errors:
                 self.send_held_errors()
             channel.connection.write_stdout(self, head, data)
+            if channel.service.access_log is not None:
+                self.tally(head, data)
             if not last:
                 channel.flush()
                 self.wait_for_room()
@@ -255,6 +338,14 @@ cdef class Request(Exchange):
         # The environ knows us by its wsgi.errors: without this, each request would be a circle
         # that only the garbage collector frees.
         self.params = None
+        return 0
+
+    cdef int tally(self, bytes head, object data) except -1:
+        """Note for the access log what was sent."""
+        if head is not None:
+            self.head = head
+        if data is not None:
+            self.sent += len(data)
         return 0
 
     cdef int check_alive(self) except -1:

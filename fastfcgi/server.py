@@ -12,16 +12,20 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastfcgi import cgi, constants
-from fastfcgi.acceptor import Acceptor
+from fastfcgi.acceptor import Acceptor, Taker
+from fastfcgi.board import Board
 from fastfcgi.channel import Service
 from fastfcgi.connection import ConnectionSettings
-from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options
+from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options, thread_count
 from fastfcgi.engine import STOPPING_TICK, Engine
 from fastfcgi.exceptions import ConfigurationError
-from fastfcgi.limits import LIMIT_NAMES, Limits
+from fastfcgi.handoff import Giver, Pair, open_pair
+from fastfcgi.hooks import AccessLog, Hooks, SlowLog
+from fastfcgi.limits import LIMIT_NAMES, Limits, fitting_connections
+from fastfcgi.pages import snapshot_of
 from fastfcgi.sockets import (
     DEFAULT_BACKLOG,
     Listener,
@@ -33,14 +37,10 @@ from fastfcgi.sockets import (
 )
 from fastfcgi.wsgi import Gateway, WSGIApplication
 
+if TYPE_CHECKING:
+    from fastfcgi.status import Snapshot
+
 logger: Final = logging.getLogger("fastfcgi")
-
-# Threads are started when they are needed: this many only if this many requests block at once.
-# More than the 32 requests that HAProxy sends over one connection, or an Apache process at once.
-DEFAULT_THREADS: Final = 64
-
-# Descriptors left to the application when max_connections is fitted to what may be open.
-_SPARE_DESCRIPTORS: Final = 64
 
 _NO_SOCKET: Final = (
     "there is nothing to serve: file descriptor 0 is not a listening socket, systemd passed none,"
@@ -71,6 +71,15 @@ class WSGIServer(FlupNames):
         socket_mode: Permissions of a unix socket, such as 0o660.
         socket_owner, socket_group: Name or number of its owner and group.
         backlog: Connections that the kernel lets wait.
+        ping_path: A request whose SCRIPT_NAME + PATH_INFO is this is answered with "pong", at
+            once, even when every thread is busy and the queue is full.
+        status_path: The same for the page of fastfcgi.status.
+        access_log: Called with an AccessRecord (fastfcgi.reports) after each request.
+        slow_timeout: Seconds after which slow_log is told of a request that still runs.
+        slow_log: Called with a SlowRequest, once for each; by default it is a warning.
+        board: Shows other processes what the server does; for at least as many threads.
+        handoff: A connected pair of unix stream sockets. Connections come by the second one, and
+            go by the first one after retire().
         **options: The fields of fastfcgi.limits.Limits by name; flup's maxThreads (as threads),
             minSpare and maxSpare.
 
@@ -98,6 +107,13 @@ class WSGIServer(FlupNames):
         socket_owner: str | int | None = None,
         socket_group: str | int | None = None,
         backlog: int = DEFAULT_BACKLOG,
+        ping_path: str | None = None,
+        status_path: str | None = None,
+        access_log: AccessLog | None = None,
+        slow_timeout: float | None = None,
+        slow_log: SlowLog | None = None,
+        board: Board | None = None,
+        handoff: Pair | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -123,14 +139,20 @@ class WSGIServer(FlupNames):
         if unknown:
             raise TypeError(f"WSGIServer has no option {unknown[0]!r}")
         self.limits = Limits(**options)
-        self._threads = _thread_count(threads, pool, multithreaded)
+        self._threads = thread_count(threads, pool, multithreaded)
         self._threadPool = ThreadPool(self._threads, **pool)
-        self.max_connections = _fitting_connections(self.limits.max_connections)
+        self._hooks = Hooks(
+            *(self._threads, lambda: self.snapshot(), ping_path, status_path),
+            *(access_log, slow_timeout, slow_log, board),
+        )
+        self._handoff = open_pair(handoff)
+        self.max_connections = fitting_connections(self.limits.max_connections)
         self.capability = self._capability()
         self._appLock = threading.Lock()
         self._web_server_addrs: str | None = None
         self._ready = threading.Event()
         self._stopping_until: float | None = None
+        self._giver: Giver | None = None  # while it retires
         self._acceptors: list[Acceptor] = []
         self._sockets: Any = None  # what _setupSocket gave, for _cleanupSocket
         self._listeners: list[Listener] = []
@@ -174,7 +196,8 @@ class WSGIServer(FlupNames):
         try:
             self._listeners = list(self._sockets)
             self._gateway = self._new_gateway(run_once=False)
-            self._engine = Engine(self._threads, self.limits.queue_size)
+            board = self._hooks.begin()
+            self._engine = Engine(self._threads, self.limits.queue_size, board=board)
             self._threadPool.engine = self._engine
             self._service = self._new_service()
             with self._signals():
@@ -202,13 +225,35 @@ class WSGIServer(FlupNames):
     def stop(self) -> None:
         """End run(): begin no request, finish those that run. From any thread or signal
         handler; a second call ends it without waiting for them."""
-        second = not self._going
-        self._going = False
+        second = not self._going and self._giver is None
+        self._going, self._giver = False, None
         if second:
             self._hupReceived = False  # TERM after HUP is the end
         engine = self._engine  # read once: run() may be ending in another thread
         if engine is not None:
             engine.call_soon(engine.finish if second else self._begin_stop)
+
+    def retire(self) -> None:
+        """As stop(), but connections that web servers keep are not closed: each is handed to
+        another process as soon as no request is under way on it. Without `handoff` it is stop().
+        A stop() after it keeps the patience, but hands over no more."""
+        if self._handoff is None:
+            self.stop()
+        elif self._going:
+            self._going, self._giver = False, Giver(self._handoff[0])
+            engine = self._engine
+            if engine is not None:
+                engine.call_soon(self._begin_stop)
+
+    def snapshot(self) -> "Snapshot":
+        """What the status page shows. A server that is one of several may override this.
+
+        Raises:
+            RuntimeError: Nobody keeps count: no status_path, slow_timeout or board was given.
+        """
+        if self._hooks.board is None:
+            raise RuntimeError("the server has no board")
+        return snapshot_of(self._hooks.board, self._threads, self.addresses)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait, in another thread than run()'s, until the sockets listen.
@@ -236,6 +281,10 @@ class WSGIServer(FlupNames):
     def _serve(self) -> None:
         assert self._service is not None
         self._acceptors = [Acceptor(one, self, self._service) for one in self._listeners]
+        if self._handoff is not None:
+            pair_end = Listener(self._handoff[1], owned=False)
+            self._acceptors.append(Taker(pair_end, self, self._service))
+        self._hooks.serving()
         self.resume_accepting()
         if self._overrides("_mainloopPeriodic"):
             self.engine.tickers.add(lambda now: self._mainloopPeriodic())
@@ -255,33 +304,49 @@ class WSGIServer(FlupNames):
         if engine is not None:
             engine.close()
         self._ready.clear()
-        self._going, self._stopping_until = True, None
+        self._going, self._stopping_until, self._giver = True, None, None
         self.shutdown()
 
     def _begin_stop(self) -> None:
-        """By the loop's thread: no new connection, no new request."""
-        if self._stopping_until is not None:
-            return
+        """By the loop's thread: no new connection, no new request. A second time when a server
+        that retires is to stop."""
+        first = self._stopping_until is None
+        if first:
+            self._end_accepting()
+        service, giver = self._service, self._giver
+        if service is not None and (first or service.retiring):
+            if giver is not None:
+                service.giver = giver.give
+            service.retiring = giver is not None
+            service.stopping = True  # for those that are just being accepted
+            for channel in list(self.channels):
+                channel.on_stop() if giver is None else channel.on_retire()
+        if first:
+            self.engine.tick = STOPPING_TICK
+            self.engine.tickers.add(self._check_stopped)
+            self._check_stopped(time.monotonic())
+
+    def _end_accepting(self) -> None:
+        self._hooks.stopping()
         self._stopping_until = time.monotonic() + self.limits.graceful_timeout
         # Who comes now is refused and can go elsewhere; who was there before is served. Sockets
         # that others opened stay, for others may serve them.
-        for acceptor, listener in zip(self._acceptors, self._listeners, strict=True):
+        for acceptor in self._acceptors:
             acceptor.pause()
-            if listener.owned:
+            if acceptor.listener.owned:
                 acceptor.drain()
                 acceptor.pause()
-                listener.close()
+                acceptor.listener.close()
         self._listeners = [listener for listener in self._listeners if not listener.owned]
-        if self._service is not None:
-            self._service.stopping = True  # for those that are just being accepted
-        for channel in list(self.channels):
-            channel.on_stop()
-        self.engine.tick = STOPPING_TICK
-        self.engine.tickers.add(self._check_stopped)
-        self._check_stopped(time.monotonic())
 
     def _check_stopped(self, now: float) -> None:
-        engine = self.engine
+        engine, giver = self.engine, self._giver
+        if giver is not None and giver.failed:
+            self._giver = None
+            self._begin_stop()
+        elif giver is not None:
+            for channel in list(self.channels):
+                channel.on_retire()
         accepting = any(acceptor.accepting for acceptor in self._acceptors)
         if not (self.channels or accepting or engine.busy or engine.pending):
             engine.finish()
@@ -309,6 +374,7 @@ class WSGIServer(FlupNames):
             debug=self.debug,
             tee_errors=self._bindAddress is not None or self._bind is not None,
             error_page=self.error,
+            names_requests=self._hooks.names_requests,
         )
 
     def _overrides(self, name: str) -> bool:
@@ -334,6 +400,7 @@ class WSGIServer(FlupNames):
             overridden=self._overrides("handler"),
         )
         self.engine.deadlines = service.on_deadline
+        self._hooks.install(service)
         return service
 
     # ---- for channels and acceptors -------------------------------------------------------
@@ -381,25 +448,3 @@ class WSGIServer(FlupNames):
         """Close what _setupSocket opened; files of sockets go with it."""
         for listener in sock:
             listener.close()
-
-
-def _thread_count(threads: int | None, pool: dict[str, int], multithreaded: bool) -> int:
-    """How many threads: ours, else flup's maxThreads, whose default was no bound at all."""
-    wanted = pool.pop("maxThreads", sys.maxsize)
-    if threads is None:
-        threads = DEFAULT_THREADS if wanted == sys.maxsize else wanted
-    if not isinstance(threads, int) or threads < 1:
-        raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
-    return threads if multithreaded else 1
-
-
-def _fitting_connections(wanted: int) -> int:
-    """As many connections as the process may have descriptors for."""
-    try:
-        import resource  # posix only
-    except ImportError:
-        return wanted
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, soft - _SPARE_DESCRIPTORS))

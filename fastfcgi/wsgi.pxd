@@ -7,7 +7,9 @@ from fastfcgi.active_request cimport ActiveRequest
 cdef class Exchange(ActiveRequest):
     cdef public dict params
     cdef public bint aborted
+    cdef readonly bint failed   # its application raised an exception
 
+    cdef str name_in_log(self)
     cpdef object input_stream(self)
     cpdef object data_stream(self)
     # They return an object, which means nothing: what a Python method overrides may return None.
@@ -54,6 +56,7 @@ cdef class Gateway:
     cdef dict constants
     cdef bint protects          # these from entries of `environ`
     cdef bint tee_errors
+    cdef bint names_requests
 
     cpdef object handle(self, Exchange request)
     cpdef object send_error_page(self, Exchange request)

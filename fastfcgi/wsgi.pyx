@@ -15,6 +15,7 @@ from fastfcgi.environ cimport complete_environ
 from fastfcgi.head cimport HeadFacts, end_head, make_head
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -46,11 +47,25 @@ cdef class Exchange:
 
     Attributes:
         aborted: The web server gave the request up or went away.
+        failed: The application raised an exception.
     """
 
     def __init__(self, dict params=None, int role=ROLE_RESPONDER):
         self.params = {} if params is None else params
         self.role = role
+
+    def __call__(self):
+        """Whether it was aborted: it is what the environ has as fastfcgi.aborted, since one more
+        object for that would cost each request."""
+        return self.aborted
+
+    @property
+    def log_id(self):
+        """What tells it from others in a log."""
+        return self.name_in_log()
+
+    cdef str name_in_log(self):
+        return f"{os.getpid()}-1"  # as plain CGI, there is no other one
 
     cpdef object input_stream(self):
         """The body, for wsgi.input."""
@@ -295,6 +310,7 @@ cdef class Gateway:
         tee_errors: Write wsgi.errors to sys.stderr as well.
         error_page: Called with the request while the exception is being handled, to send a
             page in the place of a response that has not begun; send_error_page by default.
+        names_requests: Tell applications fastfcgi.request_id, which costs each request some.
     """
 
     def __init__(
@@ -308,12 +324,14 @@ cdef class Gateway:
         bint debug=False,
         bint tee_errors=False,
         error_page=None,
+        bint names_requests=False,
     ):
         self.application = application
         self.debug = debug
         self.environ = environ
         self.tee_errors = tee_errors
         self.error_page = error_page
+        self.names_requests = names_requests
         self.constants = {
             "wsgi.version": (1, 0),
             "wsgi.multithread": multithread,
@@ -321,6 +339,9 @@ cdef class Gateway:
             "wsgi.run_once": run_once,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
+            # Each request's own, set later: to replace a value costs less than to add one.
+            "wsgi.input": None,
+            "wsgi.errors": None,
         }
         self.protects = bool(self.constants.keys() & (environ or {}).keys())
 
@@ -359,6 +380,9 @@ cdef class Gateway:
             environ.update(self.constants)
         PyDict_SetItem(environ, "wsgi.input", request.input_stream())
         PyDict_SetItem(environ, "wsgi.errors", errors)
+        PyDict_SetItem(environ, "fastfcgi.aborted", request)
+        if self.names_requests:
+            PyDict_SetItem(environ, "fastfcgi.request_id", request.name_in_log())
         if request.role != ROLE_RESPONDER:
             environ.setdefault("FCGI_ROLE", constants.ROLE_NAMES[request.role])
             if request.role == ROLE_FILTER:
@@ -392,6 +416,7 @@ cdef class Gateway:
             logger.info("aborted by the web server: %s", describe(request), exc_info=True)
             request.abandon()
             return 0
+        request.failed = True
         logger.exception("the application failed: %s", describe(request))
         try:
             errors.send()
@@ -456,9 +481,9 @@ cdef int send_file(object result, Response response) except -1:
 
 
 def describe(Exchange request):
-    """A request in a log line: its method and path, without control characters."""
+    """A request in a log line: its method and path, without control characters, and its id."""
     params = request.params
     path = params.get("SCRIPT_NAME", "") + params.get("PATH_INFO", "")
     # An odd method is shown as it is; a line break in it would make two lines of the log.
     method = params.get("REQUEST_METHOD", "?")
-    return f"{method if method.isalpha() else repr(method)} {path!r}"
+    return f"{method if method.isalpha() else repr(method)} {path!r} [{request.log_id}]"

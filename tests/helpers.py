@@ -149,11 +149,15 @@ def new_service(
 # The kinds of engine that there are, whatever this system would choose.
 ENGINES = {
     "parallel": functools.partial(Engine, parallel=True),
-    "selector, parallel": lambda *args: Engine(*args, parallel=True, poller=SelectorPoller(True)),
+    "selector, parallel": lambda *args, **more: Engine(
+        *args, parallel=True, poller=SelectorPoller(True), **more
+    ),
 }
 if getattr(sys, "_is_gil_enabled", lambda: True)():
     ENGINES["turns"] = functools.partial(Engine, parallel=False)
-    ENGINES["selector"] = lambda *args: Engine(*args, parallel=False, poller=SelectorPoller(False))
+    ENGINES["selector"] = lambda *args, **more: Engine(
+        *args, parallel=False, poller=SelectorPoller(False), **more
+    )
 
 
 def engine_threads():

@@ -161,7 +161,66 @@ def test_too_many_params_refuse_the_connection(wired, caplog):
 
 def test_stopping_closes_an_idle_connection(wired):
     web = wired()
+    web.deliver(get())
+    answer(web.requests[0])
     web.channel.on_stop()
+    assert web.closed
+
+
+def test_stopping_leaves_a_moment_to_one_on_which_nothing_has_come(wired):
+    """Its web server connected before the stop, and may be about to send."""
+    web = wired()
+    web.channel.on_stop()
+    assert web.mask == READ
+    web.deliver(get(1))
+    assert len(web.requests) == 1
+    answer(web.requests[0])
+    assert web.response()[1]
+    web.read()
+    assert web.saw_end and web.closed  # although it was to be kept
+
+
+def test_that_moment_is_short(wired):
+    web = wired()
+    web.channel.on_stop()
+    now = time.monotonic()
+    due = web.channel.on_tick(now)
+    assert now < due <= now + 1.0
+    web.channel.on_tick(due + 0.1)
+    assert web.closed
+
+
+def test_it_has_all_that_comes_in_one_go(wired):
+    web = wired()
+    web.channel.on_stop()
+    web.deliver(get(1), get(2))
+    for request in web.requests:
+        answer(request)
+    web.read()
+    assert web.answers[1].ended and web.answers[2].ended and web.saw_end
+
+
+def test_stopping_waits_for_the_rest_of_a_request_that_has_begun(wired):
+    """Whether a web server keeps the connection says nothing about that."""
+    for cut in (1, 8, 16, 100):
+        web = wired()
+        web.deliver(get(1))
+        answer(web.requests[0])
+        web.sock.sendall(get(2)[:cut])
+        web.channel.on_stop()
+        assert not web.closed
+        web.deliver(get(2)[cut:])
+        answer(web.requests[1])
+        assert web.response(2)[1] and web.closed
+
+
+def test_stopping_does_not_wait_for_that_for_ever(wired):
+    web = wired()
+    web.deliver(get(1))
+    answer(web.requests[0])
+    web.sock.sendall(get(2)[:3])
+    web.channel.on_stop()
+    web.channel.on_tick(time.monotonic() + 1.1)
     assert web.closed
 
 

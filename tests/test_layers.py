@@ -17,8 +17,9 @@ FLOORS = {
     "core": ["events", "states", "active_request", "connection_settings", "endpoint", "connection"],
     "gateway": ["environ", "body", "head", "file_wrapper", "wsgi"],
     "server": [
-        *["limits", "sockets", "poller", "scores", "engine", "outbox", "channel", "acceptor"],
-        *["cgi", "drop_in", "server"],
+        *["board", "reports", "limits", "sockets", "handoff", "poller", "scores", "engine"],
+        *["outbox", "channel", "acceptor", "cgi", "drop_in"],
+        *["status", "pages", "slow_watch", "hooks", "server"],
     ],
     "front door": ["__init__"],
     "tools": [

@@ -86,6 +86,27 @@ def test_stop_closes_idle_connections_and_finishes_what_runs(gate):
         assert web.wait() is False
 
 
+def test_who_has_just_connected_is_served(gate):
+    gate.open.set()
+    with serving(gate) as web, web.peer() as peer:
+        wait_until(lambda: web.server.channels, "the connection")
+        web.server.stop()
+        wait_until(lambda: web.server._stopping_until is not None, "the stop")
+        assert peer.request(keep_conn=True).status == 200
+        assert peer.receive_close()
+        assert web.wait() is False
+
+
+def test_who_has_just_connected_does_not_hold_it_up():
+    with serving() as web, web.peer() as peer:
+        wait_until(lambda: web.server.channels, "the connection")
+        start = time.monotonic()
+        web.server.stop()
+        assert peer.receive_close()
+        assert web.wait() is False
+        assert time.monotonic() - start < web.server.limits.graceful_timeout / 2
+
+
 def test_stopping_refuses_new_connections(gate):
     """They can go elsewhere at once; and their file does not wait for the last request."""
     with serving(gate) as web, waiting(web, 1) as (peer,):

@@ -68,7 +68,7 @@ def test_params_that_begin_with_the_base_give_the_same_environ(environ):
     with_base, without = environ_of(request, **options), environ_of(**options)
     assert with_base.keys() == without.keys()
     differing = {name for name in without if with_base[name] != without[name]}
-    assert differing == {"wsgi.input", "wsgi.errors"}
+    assert differing == {"wsgi.input", "wsgi.errors", "fastfcgi.aborted"}
 
 
 def test_the_base_is_each_callers_own():
