@@ -1,8 +1,8 @@
 from typing_extensions import Buffer
 
+from fastfcgi.connection_settings import ConnectionSettings
 from fastfcgi.endpoint import Endpoint
 from fastfcgi.events import Event
-from fastfcgi.connection_settings import ConnectionSettings
 
 __all__ = ["Connection", "ConnectionSettings"]
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields
 
 from fastfcgi.body import DEFAULT_MAX_BODY_FILE, DEFAULT_MAX_BODY_MEMORY
-from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.connection_settings import (
     DEFAULT_MAX_PARAMS_BYTES,
     DEFAULT_MAX_PARAMS_PAIRS,
@@ -11,6 +10,7 @@ from fastfcgi.connection_settings import (
     DEFAULT_MAX_UNREAD_STDIN,
     DEFAULT_MAX_UNREAD_TOTAL,
 )
+from fastfcgi.exceptions import ConfigurationError
 
 MIB = 1024 * 1024
 
