@@ -14,9 +14,10 @@ import re
 import select
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 from fastfcgi import _codec
 from fastfcgi.constants import (
@@ -30,12 +31,11 @@ from fastfcgi.constants import (
     STDOUT,
 )
 from fastfcgi.exceptions import FastCGIError, RemoteProtocolError
+from fastfcgi.request_body import Body, WaitableBody, blocks
 from fastfcgi.sockets import parse_address
 
 REQUEST_ID = 1
 READ_SIZE = 65536
-# Content of a full record that needs no padding (spec 3.3 suggests multiples of 8).
-PIECE_SIZE = 65528
 MAX_HEADER_BYTES = 65536
 MAX_STDERR_BYTES = 1048576  # what is kept of STDERR; more than that is dropped
 
@@ -53,7 +53,7 @@ class ConnectFailed(ClientError, ConnectionError):
 
 
 class RequestTimeout(ClientError, TimeoutError):
-    """The peer let the whole timeout pass without a byte in either direction."""
+    """A timeout passed without a byte in either direction, or before the response was complete."""
 
 
 class ResponseCut(ClientError, ConnectionError):
@@ -73,20 +73,7 @@ class BadResponse(ClientError):
     """STDOUT does not begin with a CGI response header (RFC 3875, section 6)."""
 
 
-@runtime_checkable
-class WaitableBody(Protocol):
-    """A body that comes from a descriptor, so that waiting for it does not delay the response.
-
-    ready() says whether the next block is there without waiting; fileno() is polled when not.
-    """
-
-    def fileno(self) -> int: ...
-    def ready(self) -> bool: ...
-    def __iter__(self) -> Iterator[bytes]: ...
-
-
 Address: TypeAlias = str | tuple[str, int]
-Body: TypeAlias = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes] | WaitableBody
 Text: TypeAlias = str | bytes
 Params: TypeAlias = Mapping[str, str] | Iterable[tuple[Text, Text]]
 
@@ -106,19 +93,6 @@ def _wait(reads: list[int], writes: list[int], timeout: float | None) -> tuple[s
     readable = [fd for fd, events in found if fd in reads and events & (select.POLLIN | trouble)]
     writable = [fd for fd, events in found if fd in writes and events & (select.POLLOUT | trouble)]
     return set(readable), set(writable)
-
-
-def _blocks(body: Body) -> Iterator[bytes | memoryview]:
-    """The blocks of a body, in whichever of its shapes it was given."""
-    if isinstance(body, str):
-        raise TypeError("the body of a request is bytes, not str")
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        view = memoryview(body).cast("B")
-        return (view[at : at + PIECE_SIZE] for at in range(0, len(view), PIECE_SIZE))
-    if not isinstance(body, WaitableBody) and hasattr(body, "read"):
-        read = body.read
-        return iter(lambda: read(PIECE_SIZE), b"")
-    return iter(body)
 
 
 def preamble(role: int, params: Params, flags: int = 0) -> bytes:
@@ -166,7 +140,9 @@ def connect(address: Address, timeout: float | None = None) -> socket.socket:
     except OSError as error:
         if sock is not None:
             sock.close()
-        raise ConnectFailed(f"no FastCGI server at {address}: {error.strerror or error}") from error
+        full = isinstance(error, BlockingIOError)
+        why = "its queue of connections is full" if full else error.strerror or error
+        raise ConnectFailed(f"no FastCGI server at {address}: {why}") from error
 
 
 class _Exchange:
@@ -178,12 +154,15 @@ class _Exchange:
         body: Body,
         timeout: float | None,
         on_stderr: Callable[[bytes], None] | None,
+        total_timeout: float | None = None,
     ) -> None:
         self._sock: socket.socket | None = None
         self._unsent = memoryview(preamble)
-        self._source: Iterator[bytes | memoryview] | None = _blocks(body)
+        self._source: Iterator[bytes | memoryview] | None = blocks(body)
         self._waitable = body if isinstance(body, WaitableBody) else None
         self._timeout = timeout
+        self._total = total_timeout
+        self._until = None if total_timeout is None else time.monotonic() + total_timeout
         self._reader = _codec.RecordReader()
         self._on_stderr = on_stderr
         self.stdout: deque[bytes] = deque()
@@ -223,9 +202,12 @@ class _Exchange:
             reads.append(awaited.fileno())
         elif self._unsent or self._source is not None:
             writes.append(here)
-        readable, writable = _wait(reads, writes, self._timeout)
+        patience = self._patience()
+        readable, writable = _wait(reads, writes, patience)
         if not readable and not writable:
-            raise RequestTimeout(f"nothing moved for {self._timeout:g} seconds")
+            if patience == self._timeout:
+                raise RequestTimeout(f"nothing moved for {patience:g} seconds")
+            return  # next time the whole request has had its time
         # What arrives goes first: it may say that the rest of the body is not wanted.
         if here in readable:
             self._receive(self._sock)
@@ -233,6 +215,15 @@ class _Exchange:
             self._send(self._sock)
         else:
             self._load()
+
+    def _patience(self) -> float | None:
+        """Seconds that may pass without a byte."""
+        if self._until is None:
+            return self._timeout
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise RequestTimeout(f"no complete answer within {self._total:g} seconds")
+        return left if self._timeout is None else min(left, self._timeout)
 
     def _load(self) -> None:
         """Take the next block of the body in; after the last one, the end of the stream."""
@@ -403,14 +394,22 @@ class Client:
         address: See connect().
         timeout: Seconds that may pass without a byte in either direction; None is without end.
         connect_timeout: Seconds for the connection itself.
+        total_timeout: Seconds for all of a request, from connecting to the end of its response,
+            however lively the peer is; None is without end.
     """
 
     def __init__(
-        self, address: Address, *, timeout: float | None = 60.0, connect_timeout: float = 10.0
+        self,
+        address: Address,
+        *,
+        timeout: float | None = 60.0,
+        connect_timeout: float = 10.0,
+        total_timeout: float | None = None,
     ) -> None:
         self.address = address
         self.timeout = timeout
         self.connect_timeout = connect_timeout
+        self.total_timeout = total_timeout
 
     def request(
         self,
@@ -436,7 +435,8 @@ class Client:
             RemoteProtocolError: The peer does not speak FastCGI, or not by its rules.
             UnicodeEncodeError: A str of the params does not fit latin-1.
         """
-        exchange = _Exchange(preamble(role, params), body, self.timeout, on_stderr)
+        head = preamble(role, params)
+        exchange = _Exchange(head, body, self.timeout, on_stderr, self.total_timeout)
         exchange.connect(self.address, self.connect_timeout)
         try:
             return Response(exchange, *_read_header(exchange))

@@ -5,6 +5,7 @@ import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,34 @@ def test_timeout_in_the_body() -> None:
         response = Client(address, timeout=0.1).request(PARAMS)
         with pytest.raises(RequestTimeout):
             response.read()
+
+
+@pytest.mark.parametrize("timeout", [None, 10.0])
+def test_timeout_of_the_whole_request(timeout: float | None) -> None:
+    """Neither silence nor a peer that sends something all the time makes it longer."""
+
+    def drips(peer: Peer) -> None:
+        peer.receive_request()
+        peer.send(stdout(HEADER))
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.send(stdout(b"."))
+                time.sleep(0.005)
+
+    for script in (drips, Peer.receive_close):
+        with scripted(script) as address:
+            client = Client(address, timeout=timeout, total_timeout=0.2)
+            began = time.monotonic()
+            with pytest.raises(RequestTimeout, match=r"complete answer within 0\.2 seconds"):
+                client.request(PARAMS).read()
+            assert 0.2 <= time.monotonic() - began < wire.DEADLINE
+
+
+def test_the_shorter_timeout_counts() -> None:
+    with scripted(Peer.receive_close) as address:
+        client = Client(address, timeout=0.1, total_timeout=60)
+        with pytest.raises(RequestTimeout, match=r"nothing moved for 0\.1 seconds"):
+            client.request(PARAMS)
 
 
 def test_closing_early_hangs_up() -> None:
@@ -255,7 +284,7 @@ def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
         listener.listen(0)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
             first.connect(path)  # now the queue is full
-            with pytest.raises(ConnectFailed):
+            with pytest.raises(ConnectFailed, match="its queue of connections is full"):
                 Client(path, connect_timeout=0.1).request(PARAMS)
             threading.Timer(0.1, lambda: listener.accept()[0].close()).start()
             with pytest.raises((ConnectFailed, ResponseCut, RequestTimeout)) as caught:
