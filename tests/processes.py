@@ -34,7 +34,7 @@ DEADLINE = 30.0
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 # Every process started here, and whatever it starts, carries this in its environment.
-TOKEN_NAME = "FASTFCGI_TEST_RUN"
+TOKEN_NAME = "TEST_RUN_OF_FASTFCGI"
 TOKEN = uuid.uuid4().hex
 
 Address = str | tuple[str, int]
@@ -136,7 +136,9 @@ def free_ports(count: int) -> list[int]:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of started processes: ours, without what would change how a server starts."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LISTEN_", "FCGI_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("LISTEN_", "FCGI_", "FASTFCGI_"))
+    }
     return {
         **inherited,
         "LANG": "C.UTF-8",

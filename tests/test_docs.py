@@ -103,22 +103,28 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "bench"])
+COMMANDS = ["serve", "demo", "ping", "status", "request", "top", "bench"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_command_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The help of a command lists the options that the page lists for it, and no others."""
-    shown = set(re.findall(r"^  (--[a-z-]+)", help_of(command, capsys), re.MULTILINE))
-    said = {
+    """The help of a command lists the options that the page lists for it, once, and no others."""
+    line = r"^  (?:-\w(?: [A-Z:=]+)?, )?(--[a-z-]+)"
+    shown = re.findall(line, help_of(command, capsys), re.MULTILINE)
+    said = [
         name.split()[0]
-        for name, commands in documented("Command line").items()
-        if name.startswith("--") and command in commands.split(", ")
-    }
-    assert said == shown
+        for cells in rows(DOCS / "options.md", "Command line")
+        for name in re.findall("`(--[^`]+)`", cells[0])
+        if command in cells[1].split(", ")
+    ]
+    assert sorted([*said, "--help"]) == sorted(shown)
 
 
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     shown = set(re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, re.MULTILINE))
+    assert shown == set(COMMANDS)
     assert shown == set(re.findall(r"`fastfcgi ([a-z]+)", (DOCS / "options.md").read_text()))
 
 

@@ -21,11 +21,17 @@ FLOORS = {
         *["outbox", "channel", "acceptor", "cgi", "drop_in"],
         *["status", "pages", "slow_watch", "hooks", "server"],
     ],
-    "operations": ["access_log", "slow_log"],
+    "operations": [
+        *["log_files", "access_log", "slow_log", "values", "settings", "config", "signals"],
+        *["notify", "privileges", "pidfile", "policy", "master_settings", "scoreboard", "crew"],
+        *["overseer", "reloader", "orders", "worker", "holdings", "reexec", "estate", "master"],
+        *["prefork", "single"],
+    ],
     "front door": ["__init__"],
     "tools": [
         *["request_body", "client", "_load_answer", "_load_lane", "_load_loop", "_load", "load"],
-        *["http_front", "demo", "bench", "ask", "top", "cli", "__main__"],
+        *["http_front", "demo", "bench", "ask", "top", "loading", "assembly", "dev_front"],
+        *["under_master", "check", "serve", "cli", "__main__"],
     ],
 }
 LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in names}

@@ -1,0 +1,123 @@
+"""`fastfcgi serve --check`: all that can be found out without serving, opening or writing."""
+
+import os
+import socket
+import stat
+import sys
+from typing import cast
+
+from fastfcgi import WSGIServer, config
+from fastfcgi.assembly import absolute, absolute_bind, enter, load, server_options
+from fastfcgi.config import Settings
+from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.loading import load_hook
+from fastfcgi.log_files import STANDARD, LogFiles
+from fastfcgi.sockets import group_id, parse_address, user_id
+
+# Of struct sockaddr_un, its last byte left free.
+MAX_UNIX_PATH = 107 if sys.platform == "linux" else 103
+
+
+def run(settings: Settings) -> int:
+    """Check them; prints one line.
+
+    It does not matter whether a server runs with them just now: that one asks before it is
+    replaced.
+
+    Raises:
+        ConfigurationError, OSError: What is wrong.
+    """
+    sys.dont_write_bytecode = True
+    enter(settings)
+    for one in settings.bind:
+        _check_address(absolute_bind(settings, one))
+    user_id(settings.socket_owner)
+    group_id(settings.socket_group)
+    if settings.pidfile:
+        _writable_file(absolute(settings, settings.pidfile))
+    for log in (settings.error_log, settings.access_log, settings.slow_log):
+        if log and log not in ("-", *STANDARD):
+            _writable_file(absolute(settings, log))
+    options = server_options(settings, LogFiles(opens=False))
+    if settings.wants_master:
+        # Imported before: whom workers run as may not be able to read where Python is.
+        from fastfcgi.under_master import for_master
+
+        for_master(settings, options)
+        _become_worker(settings)
+    application = load(settings)
+    for target in (settings.post_fork, settings.worker_exit):
+        if target:
+            load_hook(target)
+    WSGIServer(application, bind=settings.bind or None, **options)
+    print(summary(settings))
+    return 0
+
+
+def summary(settings: Settings) -> str:
+    """What would be served, in one line."""
+    where = ", ".join(settings.bind) or "what it is started with"
+    if not settings.wants_master:
+        who = "one process"
+    elif settings.mode == "static":
+        who = f"{settings.workers} worker{'s' * (settings.workers > 1)}"
+    else:
+        who = f"up to {settings.max_workers} workers"
+    useless = "; ".join(config.without_effect(settings))
+    line = f"fastfcgi: {settings.application} can be served at {where} by {who}"
+    return f"{line} of {settings.threads} threads{useless and '; ' + useless}"
+
+
+def _become_worker(settings: Settings) -> None:
+    """The application is loaded as whom it will run as: root has no business in it."""
+    from fastfcgi.privileges import identity
+
+    user = identity(settings.user, settings.group)
+    if user is not None:
+        user.take()
+
+
+def _check_address(text: str) -> None:
+    parsed = parse_address(text)
+    if parsed[0] == "unix":
+        _check_unix(str(parsed[1]))  # type: ignore[misc]
+    elif parsed[0] == "tcp":
+        host, port = cast("tuple[str, int]", parsed[1])  # type: ignore[misc]
+        try:
+            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConfigurationError(f"{text}: {error.strerror or error}") from None
+
+
+def _check_unix(path: str) -> None:
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise ConfigurationError(f"{path}: longer than {MAX_UNIX_PATH} bytes, as sockets allow it")
+    if path.startswith("\0"):
+        return
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        _writable_folder(path)
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigurationError(f"{path}: there is a file that is no socket")
+    _writable_folder(path)
+
+
+def _writable_file(path: str) -> None:
+    """Whether a file can be written or made there."""
+    if os.path.isdir(path):
+        raise ConfigurationError(f"{path}: it is a directory")
+    if not os.path.exists(path):
+        _writable_folder(path)
+    elif not os.access(path, os.W_OK):
+        raise ConfigurationError(f"{path}: it may not be written to")
+
+
+def _writable_folder(path: str) -> None:
+    """Whether a file can be made beside this one."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise ConfigurationError(f"{path}: there is no directory {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{path}: the directory {folder} may not be written to")
