@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.log_files import LogFile
 from fastfcgi.reports import AccessRecord
 
 logger: Final = logging.getLogger("fastfcgi")
@@ -322,65 +323,7 @@ def _milliseconds(record: AccessRecord) -> str:
 # ----------------------------------------------------------------------------------- files
 
 
-class LineFile:
-    """A file, or stdout, that several processes and threads append records to.
-
-    Each record is one os.write to a descriptor with O_APPEND: records of different processes do
-    not get into each other. What cannot be written is lost, and told once in the log of errors:
-    a full disk must not fail requests.
-
-    Args:
-        path: "-" is stdout.
-
-    Raises:
-        OSError: The file cannot be opened.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._lost = False
-        self._fd = 1 if path == "-" else self._open()
-
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        return os.open(self.path, flags, FILE_MODE)  # not inherited by programs (PEP 446)
-
-    def write(self, record: str) -> None:
-        """Append a record and the end of its last line."""
-        rest = memoryview((record + "\n").encode("utf-8", "backslashreplace"))
-        try:
-            while rest:  # once, but on a disk that is just full, or into a pipe
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            if not self._lost:
-                logger.error("cannot write to %s: %s", self.path, error.strerror)
-            self._lost = True
-        else:
-            self._lost = False
-
-    def reopen(self) -> None:
-        """Go on in a new file of the same name, after the old one was moved away.
-
-        Raises:
-            OSError: It cannot be opened; the old one is still in use.
-        """
-        if self.path == "-":
-            return
-        new = self._open()
-        try:
-            # In one step: a thread that is about to write needs no lock.
-            os.dup2(new, self._fd, inheritable=False)
-        finally:
-            os.close(new)
-
-    def close(self) -> None:
-        """Close the file; not before the last record has been written."""
-        fd, self._fd = self._fd, -1
-        if fd > 1:
-            os.close(fd)
-
-
-class AccessLog(LineFile):
+class AccessLog(LogFile):
     """What WSGIServer takes as `access_log`: writes a line for each record.
 
     Args:
@@ -390,7 +333,7 @@ class AccessLog(LineFile):
 
     def __init__(self, path: str, format: str = "combined") -> None:
         self._format = compile_format(format)
-        super().__init__(path)
+        super().__init__(path, standard=1)
 
     def __call__(self, record: AccessRecord) -> None:
         self.write(self._format(record))

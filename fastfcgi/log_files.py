@@ -90,8 +90,9 @@ class LogFile:
 
     def close(self) -> None:
         """Write no more; what is standard stays open."""
-        if self.path is not None:
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if self.path is not None and fd >= 0:
+            os.close(fd)
 
 
 def _open(path: str) -> int:

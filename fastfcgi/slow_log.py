@@ -5,7 +5,8 @@ import re
 import time
 from typing import Final
 
-from fastfcgi.access_log import LineFile, escaped
+from fastfcgi.access_log import escaped
+from fastfcgi.log_files import LogFile
 from fastfcgi.reports import SlowRequest
 
 # Of one stack; what is left out are its outer frames. A recursion may have a thousand.
@@ -41,7 +42,7 @@ def _shown(character: str) -> str:
     return character if character.isprintable() else f"\\x{ord(character):02x}"
 
 
-class SlowLog(LineFile):
+class SlowLog(LogFile):
     """What WSGIServer takes as `slow_log`: appends an entry for each request.
 
     Args:
@@ -50,6 +51,9 @@ class SlowLog(LineFile):
     Raises:
         OSError: The file cannot be opened.
     """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, standard=1)
 
     def __call__(self, request: SlowRequest) -> None:
         self.write(entry(request, time.time()))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from test_access_log import EMPTY, RECORD
 
-from fastfcgi.access_log import AccessLog, LineFile
+from fastfcgi.access_log import AccessLog
+from fastfcgi.log_files import LogFile
 from fastfcgi.exceptions import ConfigurationError
 
 
@@ -55,7 +56,7 @@ def descriptors() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 def test_reopened(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = LineFile(str(path))
+    log = LogFile(str(path))
     before = descriptors()
     log.write("one")
     path.rename(tmp_path / "log.1")
@@ -80,7 +81,7 @@ def test_reopened(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs dup2 while others write")
 def test_reopened_while_others_write(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = LineFile(str(path))
+    log = LogFile(str(path))
     count, writers = 2000, 4
 
     def write(name: str) -> None:
@@ -103,8 +104,8 @@ def test_reopened_while_others_write(tmp_path: Path) -> None:
 
 PROCESS = """
 import sys
-from fastfcgi.access_log import LineFile
-log = LineFile(sys.argv[1])
+from fastfcgi.log_files import LogFile
+log = LogFile(sys.argv[1])
 for number in range(2000):
     log.write(f"{sys.argv[2]} {number} " + "x" * 500)
 """
@@ -138,7 +139,7 @@ def full_pipe() -> Iterator[tuple[int, int]]:
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes that do not block")
 def test_what_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is told once, not for each request, and again after it went well for a while."""
-    log = LineFile(str(tmp_path / "log"))
+    log = LogFile(str(tmp_path / "log"))
     with full_pipe() as (reading, writing), caplog.at_level(logging.ERROR, "fastfcgi"):
         os.dup2(writing, log._fd)
         for _ in range(3):
@@ -163,7 +164,7 @@ def test_what_is_written_in_two_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     """A disk that is just full takes part of a line; the rest is tried once more."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))
-    log = LineFile(str(tmp_path / "log"))
+    log = LogFile(str(tmp_path / "log"))
     log.write("one two three")
     log.close()
     assert (tmp_path / "log").read_text() == "one two three\n"
