@@ -9,8 +9,9 @@ from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 
 from fastfcgi._sys cimport ff_accept, ff_add, ff_free_mutex, ff_lock, ff_now, ff_unlock
 from fastfcgi.channel cimport Channel, Service
-from fastfcgi.engine cimport Handler, Worker
+from fastfcgi.engine cimport Engine, Handler, Worker
 
+from fastfcgi.engine import TICK
 from fastfcgi.handoff import take
 
 logger = logging.getLogger("fastfcgi")
@@ -19,7 +20,11 @@ cdef enum:
     READ = 1
     # Connections accepted in a row before others get their turn.
     BATCH = 16
+    # Bytes of a request that are looked at to know whether it is for a page.
+    PEEK_SIZE = 8192
 
+# Seconds that connections wait for a thread of any process, before those for pages are looked for.
+cdef double HOLD_BACK = 0.1
 # Seconds between two complaints of the same kind.
 cdef double PATIENCE = 1.0
 
@@ -39,6 +44,9 @@ cdef class Acceptor(Handler):
         self.service = service
         self.fd = listener.sock.fileno()
         self.checks_peers = server.checks_peers
+        self.others = getattr(server, "others", None)
+        if self.others is not None:
+            service.engine.on_room = server.resume_accepting
         self.complained_at = -PATIENCE
 
     def __dealloc__(self):
@@ -63,9 +71,12 @@ cdef class Acceptor(Handler):
             ff_unlock(&self.lock)
 
     def drain(self):
-        """Take in who is connected already: closing the socket would reset them."""
+        """Take in who is there already, and nobody from then on. Closing a listening socket resets
+        them; and where several processes share it, the system has perhaps woken this one alone."""
+        self.others = None
         while self.accept_some(None):
             pass
+        self.pause()  # running out of room may have it accept again later
 
     def on_ready(self, mask):
         """Somebody connects."""
@@ -100,6 +111,8 @@ cdef class Acceptor(Handler):
         cdef int accepted, is_inet = False, served = 0
         cdef Py_ssize_t fd
         for accepted in range(BATCH):
+            if self.others is not None and self.hold_back(accepted, worker):
+                return accepted
             if self.is_full() and not self.one_is_idle():
                 self.wait()
                 return accepted
@@ -201,6 +214,84 @@ cdef class Acceptor(Handler):
         self.service.engine.wake()
         return 0
 
+    # ---- when every thread is busy, and there are other processes ---------------------------
+
+    cdef bint hold_back(self, int accepted, Worker worker) except -1:
+        """Whether the next connection is left alone: its request would have to wait here, while
+        other processes may have a free thread now, or sooner than we."""
+        cdef Engine engine = self.service.engine
+        if engine.running < engine.threads:
+            self.late = False
+            return accepted > 0 and engine.is_taken()  # those run first, then it is seen
+        # The system has woken us for it, and nobody else.
+        if self.others.are_free():
+            self.hand_on(BATCH, False, worker)
+        elif self.late:
+            # Nobody has come for it. Pages are answered; all else waits for whoever is free first.
+            self.late = False
+            self.hand_on(BATCH, True, worker)
+        self.stand_back()
+        return True
+
+    cdef int hand_on(self, int most, bint but_pages, Worker worker) except -1:
+        """Give connections to other processes, perhaps but for those that may ask for a page."""
+        cdef int is_inet = False, served = 0
+        cdef Py_ssize_t fd
+        self.pause_all()  # or we would take them back
+        for _ in range(most):
+            fd = self.next_one(&is_inet, &served)
+            if fd < 0:
+                break
+            if self.checks_peers and not self.is_allowed(fd):
+                continue
+            if (but_pages and self.may_be_page(fd)) or not self.others.give(fd, served > 0):
+                self.welcome(fd, is_inet, served, worker)
+            else:
+                os.close(fd)
+        return 0
+
+    cdef int pause_all(self) except -1:
+        for acceptor in self.server._acceptors:
+            acceptor.pause()
+        return 0
+
+    cdef int stand_back(self) except -1:
+        """Accept nothing before a thread is free, for a while."""
+        cdef Engine engine = self.service.engine
+        engine.room_wanted = True
+        self.stood_back_at = ff_now()
+        self.pause_all()
+        if engine.running < engine.threads:
+            self.server.resume_accepting()  # it may not have seen that it is waited for
+            return 0
+        engine.tick = HOLD_BACK / 2
+        engine.tickers.add(self._hold_back_ends)
+        engine.wake()
+        return 0
+
+    def _hold_back_ends(self, now):
+        if now - self.stood_back_at >= HOLD_BACK:
+            self.service.engine.tickers.discard(self._hold_back_ends)
+            if not self.service.stopping:
+                self.service.engine.tick = TICK
+                self.late = True
+                self.server.resume_accepting()
+
+    cdef bint may_be_page(self, Py_ssize_t fd) except -1:
+        """Whether what has arrived may be a request for one of the server's own pages."""
+        pages = self.service.pages
+        if pages is None:
+            return False
+        sock = socket.socket(fileno=fd)
+        try:
+            data = sock.recv(PEEK_SIZE, socket.MSG_PEEK)
+        except OSError:
+            return True  # nothing is there yet: it has to be read to be known
+        finally:
+            sock.detach()
+        # SCRIPT_NAME may have the first part of the path.
+        return any(path.rpartition("/")[2].encode("latin-1", "replace") in data for path in pages)
+
     def _again(self, now):
         self.service.engine.tickers.discard(self._again)
         self.service.is_full = False
@@ -213,6 +304,15 @@ cdef class Taker(Acceptor):
     def __init__(self, listener, server, Service service):
         super().__init__(listener, server, service)
         self.checks_peers = False  # whoever accepted it has
+
+    cdef bint hold_back(self, int accepted, Worker worker) except -1:
+        cdef Engine engine = self.service.engine
+        if engine.running < engine.threads:
+            return accepted > 0 and engine.is_taken()
+        # Once is enough to wake another process, which may be free.
+        self.hand_on(1, False, worker)
+        self.stand_back()
+        return True
 
     def resume(self):
         """Take again."""

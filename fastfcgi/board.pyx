@@ -55,6 +55,8 @@ class Running(NamedTuple):
     text: str
 
 
+# The collector of garbage would let go of the memory while we still look at it.
+@cython.no_gc
 @cython.final
 cdef class Board:
     """One worker's part of the memory.

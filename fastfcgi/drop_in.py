@@ -16,6 +16,7 @@ from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.sockets import is_allowed
 
 if TYPE_CHECKING:
+    from fastfcgi.handoff import Others
     from fastfcgi.wsgi import Gateway
 
 # Threads are started when they are needed: this many only if this many requests block at once.
@@ -85,6 +86,10 @@ class FlupNames:
     _connectionClass = Channel
     _jobClass: Any = None
     _jobArgs: tuple[Any, ...] = ()
+
+    # Set where several processes serve the same sockets: who of them is free gets the connections
+    # that would have to wait here.
+    others: "Others | None" = None
 
     _gateway: "Gateway | None" = None
     _allowed: frozenset[str] | None = None

@@ -79,6 +79,8 @@ cdef class Engine:
     cdef readonly set tickers
     cdef public object deadlines
     cdef public double slow_timeout
+    cdef bint room_wanted           # on_room is to be called when a thread is free
+    cdef public object on_room
     cdef object soon
     cdef set workers
     cdef object wake_out
@@ -92,6 +94,7 @@ cdef class Engine:
     cdef int forget(self, Handler handler) except -1
     cdef int attend(self, double deadline) except -1
     cdef int hand_over(self) except -1
+    cdef bint is_taken(self) noexcept
     cdef Buffer borrow(self)
 
     cdef bint enqueue(self, Handler handler, object request) except -1

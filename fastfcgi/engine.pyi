@@ -31,6 +31,7 @@ class Handler:
 
 class Engine:
     tick: float
+    on_room: Callable[[], object] | None
     deadlines: Callable[[float], float] | None
     slow_timeout: float
     def __init__(

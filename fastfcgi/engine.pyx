@@ -347,6 +347,10 @@ cdef class Engine:
             ff_unlock(&self.mutex)
         return True
 
+    cdef bint is_taken(self) noexcept:
+        """Whether another request would have to wait."""
+        return self.running + self.queued >= self.threads
+
     def take(self):
         """The next request that waits, as (handler, request), or None: for who runs an engine
         without its threads, as tests do."""
@@ -432,6 +436,9 @@ cdef class Engine:
     cdef int leave(self, Worker worker) except -1:
         """The worker is back from an application."""
         ff_add(&self.running, -1)
+        if self.room_wanted and not self.finished:
+            self.room_wanted = False
+            self.call_soon(self.on_room)
         if self.parallel or self.finished:
             return 0
         if self.leader is worker or self.phase == FREE:

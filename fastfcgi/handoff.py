@@ -8,13 +8,19 @@ arrives meanwhile waits in the connection's own buffer.
 
 import errno
 import logging
+import math
 import os
 import socket
+import time
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from fastfcgi.exceptions import ConfigurationError
 
 logger: Final = logging.getLogger("fastfcgi")
+
+# Seconds that a no to "is anybody free?" is taken to be true.
+REFUSED_SECONDS: Final = 0.005
 
 _FRESH: Final = b"\0"
 _SERVED: Final = b"\1"
@@ -83,6 +89,31 @@ class Giver:
                 self.failed = True
                 logger.error("connections cannot be handed over: %s", error)
             return False
+
+
+class Others:
+    """The other processes that serve the same sockets.
+
+    Args:
+        pair: What connections go through.
+        free: Asks whether one of them has a free thread.
+    """
+
+    def __init__(self, pair: Pair, free: Callable[[], bool]) -> None:
+        self.give: Final = Giver(pair[0]).give
+        self._free = free
+        self._refused_at = -math.inf
+
+    def are_free(self) -> bool:
+        """Whether one has a free thread. When the answer was no, the question is not asked again
+        for a moment: while all are busy it comes with each connection."""
+        now = time.monotonic()
+        if now - self._refused_at < REFUSED_SECONDS:
+            return False
+        if self._free():
+            return True
+        self._refused_at = now
+        return False
 
 
 def take(sock: socket.socket) -> tuple[int, bool, bool]:

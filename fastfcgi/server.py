@@ -333,9 +333,9 @@ class WSGIServer(FlupNames):
         # that others opened stay, for others may serve them.
         for acceptor in self._acceptors:
             acceptor.pause()
-            if acceptor.listener.owned:
+            if acceptor.listener.owned or self._giver is not None:
                 acceptor.drain()
-                acceptor.pause()
+            if acceptor.listener.owned:
                 acceptor.listener.close()
         self._listeners = [listener for listener in self._listeners if not listener.owned]
 
