@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 # Their assertions are to tell as much as those of the tests.
+pytest.register_assert_rewrite("master_process", "fake_crew")
 pytest.register_assert_rewrite(
     "processes", "runtimes", "http_client", "webserver_checks", "load_server"
 )
@@ -52,6 +53,9 @@ else:
         "test_frontends.py",
         "test_start_methods.py",
         "test_trac.py",
+        "test_prefork.py",
+        "test_reloader.py",
+        *(path.name for path in Path(__file__).parent.glob("test_master*.py")),
     ]
     if not hasattr(socket, "AF_UNIX"):
         # They serve on unix sockets.

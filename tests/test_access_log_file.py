@@ -15,8 +15,8 @@ import pytest
 from test_access_log import EMPTY, RECORD
 
 from fastfcgi.access_log import AccessLog
-from fastfcgi.log_files import LogFile
 from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.log_files import LogFile
 
 
 def test_a_line_for_each_record(tmp_path: Path) -> None:
