@@ -241,7 +241,9 @@ class Master(Orders):
     # ---- looks -----------------------------------------------------------------------------
 
     def _set_looks(self) -> None:
-        self._next_look = time.monotonic() if self.settings.looks else math.inf
+        # Not at once: the first look would take those that are about to be started for missing.
+        first = time.monotonic() + overseer.LOOK_INTERVAL
+        self._next_look = first if self.settings.looks else math.inf
 
     def _look_at_once(self) -> float:
         return time.monotonic() if self.settings.mode == "dynamic" else math.inf
