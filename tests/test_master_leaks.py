@@ -58,6 +58,7 @@ def warm_up(served: Served) -> dict[int, Held]:
         assert served.get("/sleep/0.3").status == 200
 
     workers = served.wait_for_workers(WORKERS)
+    opened = {pid: len(descriptors(pid)) for pid in workers}
     for _ in range(3):
         threads = [threading.Thread(target=sleep) for _ in range(3 * WORKERS * THREADS)]
         for thread in threads:
@@ -66,6 +67,10 @@ def warm_up(served: Served) -> dict[int, Held]:
             thread.join()
     ask(served, 4000)
     abort(served, 500)
+    wait_until(
+        lambda: all(len(descriptors(pid)) == opened[pid] for pid in workers),
+        f"connections to be closed: {opened}",
+    )
     return {pid: held_by(pid) for pid in workers}
 
 
