@@ -22,8 +22,9 @@ def switched_on(name: str) -> bool:
 MODULES = [
     *["_pairs", "_shapes", "_params", "_codec"],
     *["active_request", "connection_settings", "endpoint", "connection"],
-    *["environ", "body", "head", "wsgi"],
-    *["board", "poller", "scores", "engine", "outbox", "channel", "acceptor"],
+    *["environ", "body", "head", "exchange", "wsgi"],
+    *["board", "poller", "scores", "engine", "outbox", "service", "line", "timeouts"],
+    *["log_ids", "request", "channel", "acceptor"],
 ]
 if sys.platform != "win32":
     MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load"]  # POSIX alone

@@ -1,6 +1,7 @@
 from fastfcgi._sys cimport ff_mutex
-from fastfcgi.channel cimport Channel, Service
+from fastfcgi.channel cimport Channel
 from fastfcgi.engine cimport Handler, Worker
+from fastfcgi.service cimport Service
 
 
 cdef class Acceptor(Handler):

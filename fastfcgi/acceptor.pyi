@@ -1,8 +1,8 @@
 import logging
 from typing import Any, Final
 
-from fastfcgi.channel import Service
 from fastfcgi.engine import Handler
+from fastfcgi.service import Service
 from fastfcgi.sockets import Listener
 
 logger: Final[logging.Logger]

@@ -8,8 +8,9 @@ import socket
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 
 from fastfcgi._sys cimport ff_accept, ff_add, ff_free_mutex, ff_lock, ff_now, ff_unlock
-from fastfcgi.channel cimport Channel, Service
+from fastfcgi.channel cimport Channel
 from fastfcgi.engine cimport Engine, Handler, Worker
+from fastfcgi.service cimport Service
 
 from fastfcgi.engine import TICK
 from fastfcgi.handoff import take

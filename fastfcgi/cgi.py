@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, cast
 
 from fastfcgi.environ import content_length_of
 from fastfcgi.exceptions import RequestAborted
+from fastfcgi.exchange import Exchange
 from fastfcgi.file_wrapper import FilePart
-from fastfcgi.wsgi import Exchange
 
 # The environment variables of which at least one says that this was started as CGI.
 _SIGNS = ("GATEWAY_INTERFACE", "REQUEST_METHOD")

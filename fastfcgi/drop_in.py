@@ -9,10 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from fastfcgi.cgi import CGIRequest
-from fastfcgi.channel import Channel, Request
+from fastfcgi.channel import Channel
 from fastfcgi.constants import REQUEST_COMPLETE
 from fastfcgi.engine import Engine
 from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.request import Request
 from fastfcgi.sockets import is_allowed
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fastfcgi.board import SERVING, STARTING, STOPPING, Board
-from fastfcgi.channel import Service
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.pages import pages_of
 from fastfcgi.reports import AccessRecord, SlowRequest
+from fastfcgi.service import Service
 from fastfcgi.slow_watch import SlowWatch, log_slow
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from fastfcgi import cgi, constants
 from fastfcgi.acceptor import Acceptor, Taker
 from fastfcgi.board import Board
-from fastfcgi.channel import Service
 from fastfcgi.connection import ConnectionSettings
 from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options, thread_count
 from fastfcgi.engine import STOPPING_TICK, Engine
@@ -26,6 +25,7 @@ from fastfcgi.handoff import Giver, Pair, open_pair
 from fastfcgi.hooks import AccessLog, Hooks, SlowLog
 from fastfcgi.limits import LIMIT_NAMES, Limits, fitting_connections
 from fastfcgi.pages import snapshot_of
+from fastfcgi.service import Service
 from fastfcgi.sockets import (
     DEFAULT_BACKLOG,
     Listener,

@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from helpers import TEXT, FakeRequest, answering, handled
+from fake_request import FakeRequest, answering, handled
+from helpers import TEXT
 
 from fastfcgi import file_wrapper
 from fastfcgi.wsgi import FileWrapper

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import wire
-from helpers import FakeServer, new_service, still_engine, wait_until
+from helpers import wait_until
+from wired import FakeServer, new_service, still_engine
 
 from fastfcgi.acceptor import Acceptor
 from fastfcgi.engine import READ

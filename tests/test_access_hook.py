@@ -8,20 +8,9 @@ import time
 
 import pytest
 import wire
-from helpers import (
-    TEXT,
-    Gate,
-    Serving,
-    Wired,
-    answer,
-    answering,
-    ask,
-    get,
-    handled,
-    post,
-    serving,
-    wait_until,
-)
+from fake_request import answering, handled
+from helpers import TEXT, Gate, Serving, ask, serving, wait_until
+from wired import Wired, answer, get, post
 
 from fastfcgi import ConfigurationError, RequestAborted, WSGIServer
 from fastfcgi.reports import AccessRecord

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import wire
-from helpers import ANSWER, Wired, answer, blocked, get, post
+from helpers import blocked
+from wired import ANSWER, Wired, answer, get, post
 
 from fastfcgi.constants import DATA, FILTER, GET_VALUES_RESULT, RESPONDER, UNKNOWN_ROLE
 from fastfcgi.engine import READ, WRITE

@@ -7,7 +7,8 @@ import time
 
 import pytest
 import wire
-from helpers import ANSWER, Wired, answer, blocked, get, post
+from helpers import blocked
+from wired import ANSWER, Wired, answer, get, post
 
 from fastfcgi.constants import STDIN
 from fastfcgi.engine import READ

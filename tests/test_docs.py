@@ -1,6 +1,7 @@
 """README and docs/ say what is true: names, defaults, limits, tables, links, commands, code."""
 
 import inspect
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -205,8 +206,10 @@ def test_fastfcgi_commands_are_taken() -> None:
         words = shlex.split(line.removeprefix("ExecStart="), comments=True)
         for position, word in enumerate(words):
             if word.rpartition("/")[2] == "fastfcgi":
-                end = next((i for i, word in enumerate(words) if word in ("<", ">", "|", "||")), None)
-                cli._parser().parse_args(words[position + 1 : end])
+                command = itertools.takewhile(
+                    lambda word: word not in ("<", ">", "|", "||"), words[position + 1 :]
+                )
+                cli._parser().parse_args(list(command))
                 found += 1
     assert found >= 4
 

@@ -10,7 +10,8 @@ import time
 import weakref
 
 import pytest
-from helpers import DEADLINE, ENGINES, Wired, engine_threads, get, switches, wait_until
+from helpers import DEADLINE, ENGINES, engine_threads, switches, wait_until
+from wired import Wired, get
 
 from fastfcgi.engine import READ, WRITE, Engine, Handler
 

@@ -6,8 +6,9 @@ import sys
 import types
 
 import pytest
+from fake_request import answering, handled
 from file_sending import DATA, MIB, SENT, SendingRequest, length_of, needs_parts, sent
-from helpers import TEXT, answering, handled
+from helpers import TEXT
 
 from fastfcgi import file_wrapper
 from fastfcgi.wsgi import FileWrapper

@@ -9,8 +9,9 @@ import tempfile
 import types
 
 import pytest
+from fake_request import answering, handled
 from file_sending import DATA, MIB, SENT, SendingRequest, needs_parts, sent
-from helpers import TEXT, answering, handled
+from helpers import TEXT
 
 from fastfcgi import file_wrapper
 from fastfcgi.wsgi import FileWrapper

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from helpers import FakeRequest, handled
+from fake_request import FakeRequest, handled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -15,10 +15,11 @@ FLOORS = {
     "ground": ["constants", "exceptions"],
     "codec": ["_pairs", "_shapes", "_params", "_codec"],
     "core": ["events", "states", "active_request", "connection_settings", "endpoint", "connection"],
-    "gateway": ["environ", "body", "head", "file_wrapper", "wsgi"],
+    "gateway": ["environ", "body", "head", "file_wrapper", "exchange", "wsgi"],
     "server": [
         *["board", "reports", "limits", "sockets", "handoff", "poller", "scores", "engine"],
-        *["outbox", "channel", "acceptor", "cgi", "drop_in"],
+        *["outbox", "service", "line", "timeouts", "log_ids", "request", "channel", "acceptor"],
+        *["cgi", "drop_in"],
         *["status", "pages", "slow_watch", "hooks", "server"],
     ],
     "operations": [
@@ -38,7 +39,7 @@ LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in 
 
 # A file that is part of a module of another name; and what the system offers to C, which is no
 # module when it runs.
-PARTS = {"request.pxi": "channel", "_load.h": "_load_loop"}
+PARTS = {"_load.h": "_load_loop"}
 DECLARATIONS = ("_sys.pxd", "_sys.h")
 LEVEL["_sys"] = LEVEL["poller"]
 

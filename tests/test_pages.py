@@ -6,7 +6,8 @@ import threading
 
 import pytest
 import wire
-from helpers import Gate, Serving, Wired, answer, blocked, get, hello, serving, waiting
+from helpers import Gate, Serving, blocked, hello, serving, waiting
+from wired import Wired, answer, get
 
 from fastfcgi import ConfigurationError, WSGIServer
 from fastfcgi.board import Board

@@ -6,7 +6,8 @@ import io
 
 import pytest
 import wire
-from helpers import ANSWER, Wired, answer, blocked, get, post
+from helpers import blocked
+from wired import ANSWER, Wired, answer, get, post
 
 from fastfcgi.constants import AUTHORIZER, DATA, FILTER, OVERLOADED, RESPONDER
 from fastfcgi.engine import READ
@@ -232,7 +233,7 @@ def test_the_end_of_a_body_known_by_its_length_is_waited_for_a_moment_only(strea
 
 
 def test_the_end_of_a_body_known_by_its_length_is_waited_for(streaming, monkeypatch):
-    monkeypatch.setattr("fastfcgi.channel.END_GRACE", 1000)
+    monkeypatch.setattr("fastfcgi.request.END_GRACE", 1000)
     web, request = streaming(length=3)
     with blocked(request.write, None, ANSWER) as write:
         assert write.waiting()

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from helpers import Wired, get, post
+from wired import Wired, get, post
 
 from fastfcgi.constants import RESPONDER
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 import wire
-from helpers import Wired, answer, get, post
+from wired import Wired, answer, get, post
 
 from fastfcgi.engine import READ
 from fastfcgi.handoff import Giver

@@ -8,19 +8,9 @@ import time
 
 import pytest
 import wire
-from helpers import (
-    ENGINES,
-    Gate,
-    Serving,
-    Wired,
-    answering,
-    ask,
-    get,
-    hello,
-    serving,
-    wait_until,
-    waiting,
-)
+from fake_request import answering
+from helpers import ENGINES, Gate, Serving, ask, hello, serving, wait_until, waiting
+from wired import Wired, get
 
 from fastfcgi import ConfigurationError, WSGIServer, server
 from fastfcgi.board import FAILED, SERVING, STARTING, STOPPING, Board

@@ -6,7 +6,8 @@ import sys
 from wsgiref.validate import validator
 
 import pytest
-from helpers import TEXT, FakeRequest, answering, handled
+from fake_request import FakeRequest, answering, handled
+from helpers import TEXT
 
 from fastfcgi.constants import AUTHORIZER, FILTER
 from fastfcgi.wsgi import ErrorStream, FileWrapper, Gateway

@@ -6,7 +6,8 @@ import logging
 import sys
 
 import pytest
-from helpers import TEXT, FakeRequest, answering, handled
+from fake_request import FakeRequest, answering, handled
+from helpers import TEXT
 
 from fastfcgi.wsgi import FileWrapper
 

@@ -9,10 +9,12 @@ import tracemalloc
 import weakref
 
 import pytest
-from helpers import TEXT, FakeRequest, answering, handled
+from fake_request import FakeRequest, answering, handled
+from helpers import TEXT
 
 from fastfcgi.constants import FILTER
-from fastfcgi.wsgi import ErrorStream, Exchange, Gateway, Response
+from fastfcgi.exchange import Exchange
+from fastfcgi.wsgi import ErrorStream, Gateway, Response
 
 
 def raising(error):

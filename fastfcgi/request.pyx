@@ -1,5 +1,29 @@
-# A request between whoever receives it and the thread that runs its application; part of
-# channel.pyx, because each of the two knows the other.
+# cython: language_level=3, freethreading_compatible=True
+"""A request between whoever receives it and the thread that runs its application."""
+
+import io
+import logging
+import time
+
+from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN
+from fastfcgi._sys cimport ff_add, ff_lock, ff_now, ff_unlock
+from fastfcgi.board cimport Board
+from fastfcgi.body cimport new_body
+from fastfcgi.environ cimport content_length
+from fastfcgi.log_ids cimport name_of, next_number
+from fastfcgi.service cimport Service
+
+from fastfcgi import constants
+from fastfcgi.exceptions import LocalProtocolError, RequestAborted
+from fastfcgi.exchange import describe
+from fastfcgi.reports import AccessRecord
+
+logger = logging.getLogger("fastfcgi")
+
+cdef int AUTHORIZER = constants.AUTHORIZER
+cdef int FILTER = constants.FILTER
+cdef int RESPONDER = constants.RESPONDER
+cdef int KEEP_CONN = constants.KEEP_CONN
 
 # Bytes a streamed body is read by, and the size of its buffer for readline().
 _READ_SIZE = 64 * 1024
@@ -13,24 +37,6 @@ cdef object new_tuple = tuple.__new__
 # Seconds that the end of a body is waited for after CONTENT_LENGTH bytes of it have come: it is
 # on its way from most web servers, and never comes from some.
 END_GRACE = 0.2
-
-# The last request that got a number for the log, and what goes before such numbers.
-cdef long last_number = 0
-cdef char[32] number_prefix
-cdef Py_ssize_t number_prefix_size = 0
-
-
-def _name_process():
-    """Numbers tell the requests of one process apart; a child of fork() is another one."""
-    global number_prefix_size
-    cdef bytes prefix = f"{os.getpid()}-".encode()
-    number_prefix_size = min(PyBytes_GET_SIZE(prefix), <Py_ssize_t>sizeof(number_prefix))
-    memcpy(number_prefix, PyBytes_AS_STRING(prefix), number_prefix_size)
-
-
-_name_process()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_name_process)
 
 
 cdef class Request(Exchange):
@@ -46,13 +52,13 @@ cdef class Request(Exchange):
 
     cdef int begin(self, dict params) except -1:
         """Its PARAMS are complete."""
-        cdef Service service = self.channel.service
+        cdef Service service = self.line.service
         cdef int64_t length = 0 if self.role == AUTHORIZER else content_length(params)
         self.params = params
         self.stdin_body = new_body(length, service.max_body_file)
         if self.role == FILTER:
             self.data_body = new_body(-1, service.max_body_file)
-        self.input_at = self.begun_at = self.channel.received_at
+        self.input_at = self.begun_at = self.line.received_at
         if service.pages is not None and self.role == RESPONDER:
             # For an authorizer, any such page would be an access that is granted.
             self.page = service.page_of(params)
@@ -78,61 +84,41 @@ cdef class Request(Exchange):
         cdef Body body = self.stdin_body
         if body.complete or paused:
             return True
-        return body.in_memory + body.in_file >= self.channel.service.body_start
+        return body.in_memory + body.in_file >= self.line.service.body_start
 
     cdef int refuse(self) except -1:
         """There is no room for it: nobody will read its body."""
         self.refused = True
         for body in (self.stdin_body, self.data_body):
             if body is not None:
-                self.channel.acknowledge(self, (<Body>body).discard())
+                self.line.acknowledge(self, (<Body>body).discard())
         return 0
-
-    cdef bytes busy_answer(self):
-        """What it is told then, in the words that every web server knows."""
-        body = b"" if self.params.get("REQUEST_METHOD") == "HEAD" else b"The server is busy.\n"
-        return (
-            b"Status: 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
-            b"Retry-After: 1\r\n\r\n" + body
-        )
-
-    cdef bytes page_answer(self):
-        """The page that it asks for."""
-        cdef bytes answer
-        try:
-            answer = self.page(self.params)
-        except Exception:
-            logger.exception("no page for %s", describe_request(self))
-            answer = b"Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\n"
-        if self.params.get("REQUEST_METHOD") == "HEAD":
-            answer = b"".join(answer.partition(b"\r\n\r\n")[:2])
-        return answer
 
     cdef int spool(self) except -1:
         """Take in the body to memory and file from now on, whoever reads it and when."""
         self.spooling = True
         for body in (self.stdin_body, self.data_body):
             if body is not None and not (<Body>body).ended:
-                self.channel.acknowledge(self, self.spill(body))
+                self.line.acknowledge(self, self.spill(body))
         return 0
 
     cdef Py_ssize_t spill(self, Body body) except -1:
         """Move a body to its file when memory must hold no more; returns the bytes freed."""
-        cdef Channel channel = self.channel
-        if body.in_memory > channel.service.max_body_memory or channel.connection.is_paused():
+        cdef Line line = self.line
+        if body.in_memory > line.service.max_body_memory or line.connection.is_paused():
             return body.spill()
         return 0
 
     cdef int give_up(self) except -1:
         """ABORT_REQUEST, or the connection is lost."""
-        cdef Board board = self.channel.service.engine.board
+        cdef Board board = self.line.service.engine.board
         if board is not None and not self.aborted:
             ff_add(&board.head.aborted, 1)
         self.aborted = True
         for body in (self.stdin_body, self.data_body):
             if body is not None:
                 (<Body>body).abort()
-        return self.channel.notify()
+        return self.line.notify()
 
     cdef int close(self) except -1:
         """Nobody reads the body any more: give back its memory and its file."""
@@ -146,7 +132,7 @@ cdef class Request(Exchange):
 
     cdef double run(self) except -1:
         """Have the application answer it, and end it."""
-        cdef Service service = self.channel.service
+        cdef Service service = self.line.service
         cdef int protocol_status = 0
         cdef uint32_t app_status = 0
         cdef double now
@@ -162,7 +148,7 @@ cdef class Request(Exchange):
                     # As the system treats an exit code: -1 is as good as another.
                     protocol_status, app_status = result[0] & 0xFF, result[1] & 0xFFFFFFFF
         except BaseException:  # of an overridden handler: the gateway lets none through
-            logger.exception("handler() failed: %s", describe_request(self))
+            logger.exception("handler() failed: %s", describe(self))
             self.abandoned = self.failed = True
         if self.failed and service.engine.board is not None:
             ff_add(&service.engine.board.head.errors, 1)
@@ -183,29 +169,17 @@ cdef class Request(Exchange):
             self.aborted, self.failed,
         ))
         try:
-            self.channel.service.access_log(record)
+            self.line.service.access_log(record)
         except BaseException:
             logger.exception("the access log failed")
         return 0
 
     cdef str name_in_log(self):
-        cdef char[32] digits
-        cdef int at = sizeof(digits)
-        cdef long number = self.number_in_log()
-        cdef Py_ssize_t size = number_prefix_size
-        while number or at == sizeof(digits):
-            at -= 1
-            digits[at] = c"0" + number % 10
-            number //= 10
-        name = PyUnicode_New(size + sizeof(digits) - at, 127)
-        p = <char*>PyUnicode_1BYTE_DATA(name)
-        memcpy(p, number_prefix, size)
-        memcpy(p + size, digits + at, sizeof(digits) - at)
-        return name
+        return name_of(self.number_in_log())
 
     cdef long number_in_log(self) except -1:
         if self.number == 0:
-            self.number = ff_add(&last_number, 1)
+            self.number = next_number()
         return self.number
 
     cpdef object input_stream(self):
@@ -220,16 +194,16 @@ cdef class Request(Exchange):
         cdef Body body = self.body_of(stream)
         cdef Py_ssize_t freed = 0
         cdef bytes data
-        ff_lock(&self.channel.lock)
+        ff_lock(&self.line.lock)
         try:
             if body.complete and body.failure is None and not body.in_file and not self.aborted:
                 if body.in_memory == 0:
                     return io.BytesIO()
                 data = body.take_bytes(body.in_memory, &freed)
-                self.channel.acknowledge(self, freed)
+                self.line.acknowledge(self, freed)
                 return io.BytesIO(data)
         finally:
-            ff_unlock(&self.channel.lock)
+            ff_unlock(&self.line.lock)
         return io.BufferedReader(_BodyReader(self, stream), _READ_SIZE)
 
     cdef Py_ssize_t read_into(self, int stream, uint8_t* p, Py_ssize_t size) except -1:
@@ -241,15 +215,15 @@ cdef class Request(Exchange):
         """
         cdef Body body = self.body_of(stream)
         cdef Py_ssize_t freed = 0, taken
-        ff_lock(&self.channel.lock)
+        ff_lock(&self.line.lock)
         try:
             taken = body.take_into(p, size, &freed)
-            self.channel.acknowledge(self, freed)
+            self.line.acknowledge(self, freed)
             if taken < size and not body.in_file:
                 body.aim(p + taken, size - taken)
                 # As much as is there: readers that ask again for the rest copy what they have.
                 while body.wanted and not body.complete:
-                    if not self.channel.receive_or_wait(body.wanted == size):
+                    if not self.line.receive_or_wait(body.wanted == size):
                         break
                 taken = size - body.wanted
             if taken == 0:
@@ -257,7 +231,7 @@ cdef class Request(Exchange):
             return taken
         finally:
             body.aim(NULL, 0)
-            ff_unlock(&self.channel.lock)
+            ff_unlock(&self.line.lock)
 
     cpdef object write(self, bytes head, object data, bint last=False):
         """Send part of the response; with `last` it may wait for the end of the request.
@@ -269,28 +243,28 @@ cdef class Request(Exchange):
         Raises:
             RequestAborted: Nobody takes the response any more.
         """
-        cdef Channel channel = self.channel
-        ff_lock(&channel.lock)
+        cdef Line line = self.line
+        ff_lock(&line.lock)
         try:
             self.take_in(last)
             self.wait_for_room()
             self.check_alive()
             if self.held_errors:
                 self.send_held_errors()
-            channel.connection.write_stdout(self, head, data)
-            if channel.service.access_log is not None:
+            line.connection.write_stdout(self, head, data)
+            if line.service.access_log is not None:
                 self.tally(head, data)
             if not last:
-                channel.flush()
+                line.flush()
                 self.wait_for_room()
-                channel.update()
+                line.update()
         finally:
-            ff_unlock(&channel.lock)
+            ff_unlock(&line.lock)
 
     cpdef object write_error(self, bytes data):
         """Send to FCGI_STDERR, as far as somebody is there to take it."""
-        cdef Channel channel = self.channel
-        ff_lock(&channel.lock)
+        cdef Line line = self.line
+        ff_lock(&line.lock)
         try:
             if self.ended or self.aborted:
                 return  # nobody takes it, or the request_id is another's by now
@@ -301,11 +275,11 @@ cdef class Request(Exchange):
                 self.take_in(False)
             if self.stdin_body.complete and not self.aborted:  # it may be by now
                 self.send_held_errors()
-                channel.flush()
+                line.flush()
                 self.wait_for_room()
-                channel.update()
+                line.update()
         finally:
-            ff_unlock(&channel.lock)
+            ff_unlock(&line.lock)
 
     cpdef object abandon(self):
         """End without END_REQUEST: the response must not look complete."""
@@ -316,25 +290,25 @@ cdef class Request(Exchange):
         self.finish(protocol_status, app_status, ff_now())
 
     cdef int finish(self, int protocol_status, uint32_t app_status, double now) except -1:
-        cdef Channel channel = self.channel
-        ff_lock(&channel.lock)
+        cdef Line line = self.line
+        ff_lock(&line.lock)
         try:
             if not (self.aborted or self.abandoned):
                 self.take_in(True)
             try:
                 if self.abandoned and not self.aborted:
-                    channel.connection.abandon_request(self)
+                    line.connection.abandon_request(self)
                 else:
                     if self.held_errors and not self.aborted:
                         self.send_held_errors()
-                    channel.connection.close_request(self, app_status, protocol_status)
+                    line.connection.close_request(self, app_status, protocol_status)
             except LocalProtocolError:
                 pass  # it had ended before
             self.ended = True
             self.close()
-            channel.request_ended(self, now)
+            line.request_ended(self, now)
         finally:
-            ff_unlock(&channel.lock)
+            ff_unlock(&line.lock)
         # The environ knows us by its wsgi.errors: without this, each request would be a circle
         # that only the garbage collector frees.
         self.params = None
@@ -358,18 +332,18 @@ cdef class Request(Exchange):
 
     cdef int wait_for_room(self) except -1:
         """Wait while the web server takes too little; with the lock held."""
-        cdef Channel channel = self.channel
-        if channel.outbox.size <= channel.service.max_unsent:
+        cdef Line line = self.line
+        if line.outbox.size <= line.service.max_unsent:
             return 0
         # Until half is free again, so that threads do not take turns over every block.
-        while channel.outbox.size > channel.service.max_unsent // 2 and not self.aborted:
-            channel.wait(-1.0)
+        while line.outbox.size > line.service.max_unsent // 2 and not self.aborted:
+            line.wait(-1.0)
         return 0
 
     cdef int send_held_errors(self) except -1:
         data = b"".join(self.held_errors)
         self.held_errors.clear()
-        return self.channel.connection.write_stderr(self, data)
+        return self.line.connection.write_stderr(self, data)
 
     cdef int take_in(self, bint discard) except -1:
         """Wait until all of STDIN has arrived; with the lock held. A filter may answer before
@@ -379,18 +353,18 @@ cdef class Request(Exchange):
             discard: Nobody will read it any more.
         """
         cdef Body body = self.stdin_body
-        cdef Channel channel = self.channel
+        cdef Line line = self.line
         if body.ended or self.role == AUTHORIZER:
             return 0
         if discard:
-            channel.acknowledge(self, body.discard())
+            line.acknowledge(self, body.discard())
         self.spool()
         while not body.complete:
-            channel.receive_or_wait()
+            line.receive_or_wait()
         if self.keep_conn and not body.ended:
             end = ff_now() + END_GRACE
             while not body.ended and ff_now() < end:
-                channel.wait(end - ff_now())
+                line.wait(end - ff_now())
         return 0
 
     # ---- flup's names ----------------------------------------------------------------------
@@ -405,7 +379,7 @@ cdef class Request(Exchange):
 
     @property
     def server(self):
-        return self.channel.service.server
+        return self.line.service.server
 
     @property
     def stdin(self):
@@ -418,6 +392,12 @@ cdef class Request(Exchange):
     @property
     def stderr(self):
         return _Output(self.write_error)
+
+
+cdef Request request_on(Line line):
+    cdef Request request = Request.__new__(Request)
+    request.line = line
+    return request
 
 
 class _Output:

@@ -1,0 +1,2 @@
+cdef long next_number() noexcept
+cdef str name_of(long number)
