@@ -7,7 +7,15 @@ import socket
 
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 
-from fastfcgi._sys cimport ff_accept, ff_add, ff_free_mutex, ff_lock, ff_now, ff_unlock
+from fastfcgi._sys cimport (
+    ff_accept,
+    ff_add,
+    ff_free_mutex,
+    ff_lock,
+    ff_now,
+    ff_unlock,
+    ff_wait_to_recv,
+)
 from fastfcgi.channel cimport Channel
 from fastfcgi.engine cimport Engine, Handler, Worker
 from fastfcgi.service cimport Service
@@ -195,6 +203,8 @@ cdef class Acceptor(Handler):
             longest.on_failure()
 
     cdef int no_descriptors(self, int error) except -1:
+        if not ff_wait_to_recv(self.fd, 0):
+            return 0  # Linux says so even when nobody is there
         now = ff_now()
         if now - self.complained_at >= PATIENCE:
             self.complained_at = now

@@ -252,6 +252,18 @@ def test_without_descriptors_an_idle_connection_is_given_up(listening):
     accept(acceptor, service, 1)
 
 
+def test_without_descriptors_no_connection_is_given_up_for_nobody(listening, caplog):
+    """Linux says that there is none before it looks whether anybody is there."""
+    acceptor, service, connect = listening()
+    connect()
+    accept(acceptor, service, 1)
+    with no_descriptors():
+        acceptor.on_ready(READ)
+    assert len(service.channels) == 1
+    assert not caplog.records
+    assert acceptor.mask == READ
+
+
 def test_without_descriptors_it_complains_once_a_while(listening, caplog):
     acceptor, _, connect = listening()
     connect()

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import stat
+import sys
 import time
 
 import pytest
@@ -40,13 +41,12 @@ def test_there_is_nothing_to_serve(folder) -> None:
 def test_two_cannot_have_one_pid_file(folder) -> None:
     with Served(folder, "workers=1, pidfile='app.pid'", begin=1) as served:
         assert (folder / "app.pid").read_text() == f"{served.pid}\n"
-        command = ["python", str(folder / "script.py")]
-        command[0] = os.path.realpath(f"/proc/{served.pid}/exe")
+        command = [sys.executable, str(folder / "script.py")]
         second = folder / "second"
         second.mkdir()
         script = served.log_path.with_name("script.py").read_text()
         (folder / "script.py").write_text(script.replace("app.sock", "second.sock"))
-        env = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        env = {"PYTHONPATH": os.pathsep.join(sys.path)}
         with Process(command, folder, "other", env=env) as it:
             assert it.wait() == 1
             assert f"process {served.pid} is running" in it.log()
