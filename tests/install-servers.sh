@@ -19,6 +19,7 @@ caddy caddy
 spawn-fcgi spawn-fcgi
 multiwatch multiwatch
 libfcgi-bin cgi-fcgi
+php-fpm php-fpm php-fpm8.2 php-fpm8.3 php-fpm8.4
 chromium chromium chromium-browser google-chrome
 chromium-driver chromedriver
 strace strace
