@@ -133,6 +133,9 @@ def test_a_request_that_does_not_end_is_left_behind(folder) -> None:
         assert "killed" not in served.log()
 
 
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is none to hold"
+)
 def test_a_worker_that_holds_the_gil_is_killed(folder) -> None:
     with Served(folder, "workers=1, graceful_timeout=0.2", begin=1) as served:
         with wire.Peer(served.address) as peer:
