@@ -12,6 +12,7 @@ from fastfcgi.config import Settings
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.loading import load_hook
 from fastfcgi.log_files import STANDARD, LogFiles
+from fastfcgi.reexec import held_files
 from fastfcgi.sockets import group_id, parse_address, user_id
 
 # Of struct sockaddr_un, its last byte left free.
@@ -29,12 +30,15 @@ def run(settings: Settings) -> int:
     """
     sys.dont_write_bytecode = True
     enter(settings)
+    held = set(filter(os.path.lexists, held_files()))
     for one in settings.bind:
-        _check_address(absolute_bind(settings, one))
+        _check_address(absolute_bind(settings, one), held)
     user_id(settings.socket_owner)
     group_id(settings.socket_group)
     if settings.pidfile:
-        _writable_file(absolute(settings, settings.pidfile))
+        pidfile = absolute(settings, settings.pidfile)
+        if pidfile not in held:
+            _writable_file(pidfile)
     for log in (settings.error_log, settings.access_log, settings.slow_log):
         if log and log not in ("-", *STANDARD):
             _writable_file(absolute(settings, log))
@@ -77,10 +81,12 @@ def _become_worker(settings: Settings) -> None:
         user.take()
 
 
-def _check_address(text: str) -> None:
+def _check_address(text: str, held: set[str]) -> None:
     parsed = parse_address(text)
     if parsed[0] == "unix":
-        _check_unix(str(parsed[1]))  # type: ignore[misc]
+        path = str(parsed[1])  # type: ignore[misc]
+        if os.path.abspath(path) not in held:
+            _check_unix(path)
     elif parsed[0] == "tcp":
         host, port = cast("tuple[str, int]", parsed[1])  # type: ignore[misc]
         try:

@@ -365,17 +365,23 @@ class Crew:
 
     def _died(self, member: Member, status: int, doing: str, now: float) -> None:
         self.restarts += 1
-        quick = now - member.born < policy.QUICK_DEATH
-        logger.error("worker %d died: %s%s", member.pid, ending_of(status), doing)
+        failures = member.failures + 1
+        # Whose application could not be loaded has said so, and has waited itself, to answer.
+        told = os.waitstatus_to_exitcode(status) == NOT_LOADED
+        quick = not member.ready or now - member.born < policy.QUICK_DEATH
+        pause = policy.back_off(failures) if quick and not told and member.replaces is None else 0.0
+        logger.log(
+            logging.DEBUG if told else logging.ERROR,
+            "worker %d died: %s%s%s%s",
+            *(member.pid, ending_of(status), doing),
+            "" if member.ready or told else " before it served",
+            f", again in {pause:g} s" if pause else "",
+        )
         member.told = KILL  # it is no more: nobody is to be told anything under its number
         if member.replaces is not None:
             self._successor_failed(member, now)
-        elif os.waitstatus_to_exitcode(status) == NOT_LOADED:
-            # It has waited itself, so that somebody answered.
-            self.vacancies.append(Vacancy(now, member.failures + 1))
-        elif quick or not member.ready:
-            failures = member.failures + 1
-            self.vacancies.append(Vacancy(now + policy.back_off(failures), failures))
+        elif told or pause:
+            self.vacancies.append(Vacancy(now + pause, failures))
         del self.vacancies[self.settings.most :]
 
     def end(self, signum: int, now: float, patience: float | None = None) -> None:

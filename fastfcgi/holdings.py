@@ -106,6 +106,10 @@ class Holdings:
             for key, one in self.listeners
         ]
 
+    def files(self) -> list[str]:
+        """Of the unix sockets."""
+        return [os.path.abspath(one.path) for one in self.sockets if one.path is not None]
+
     def addresses(self) -> list[str]:
         """Where it listens, in the notation of --bind."""
         return [_text(listener.address) for listener in self.sockets]

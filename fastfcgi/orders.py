@@ -161,8 +161,9 @@ class Orders:
         elif self._check is not None:
             logger.warning("USR2: the check of the one before still runs")
         else:
+            held = [*self._holdings.files(), *filter(None, [self.settings.pidfile])]
             try:
-                self._check = Check(command, self._folder, self.settings.start_timeout)
+                self._check = Check(command, self._folder, self.settings.start_timeout, held)
             except OSError as error:
                 logger.error("USR2: %s cannot be run: %s", command[0], error)
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ logger: Final = logging.getLogger("fastfcgi")
 
 # Not FASTFCGI_*: these are settings.
 VARIABLE: Final = "_FASTFCGI_MASTER"
+# Tells a check which files the master has already, and keeps.
+_HELD_FILES: Final = "_FASTFCGI_HELD_FILES"
 # Another number for every other meaning of what is below.
 _FORMAT: Final = 1
 
@@ -165,13 +167,17 @@ class Check:
         command: Program and arguments.
         folder: The directory to run it in.
         seconds: How long it may take.
+        held: Files that the next master gets, so that it need not be allowed to make them.
 
     Raises:
         OSError: It cannot be run.
     """
 
-    def __init__(self, command: list[str], folder: str, seconds: float) -> None:
+    def __init__(
+        self, command: list[str], folder: str, seconds: float, held: Iterable[str] = ()
+    ) -> None:
         environ = {k: v for k, v in os.environ.items() if k not in notify.VARIABLES}
+        environ[_HELD_FILES] = json.dumps(list(held))
         self._popen = subprocess.Popen(
             [*command, "--check"],
             cwd=folder,
@@ -200,6 +206,11 @@ class Check:
         """End it."""
         self._popen.kill()
         self._popen.wait()
+
+
+def held_files(environ: MutableMapping[str, str] = os.environ) -> set[str]:
+    """In a check: the files that the master who asked for it keeps. The variable is gone then."""
+    return set(json.loads(environ.pop(_HELD_FILES, "[]")))
 
 
 def _has_descriptor(stream: Any) -> bool:

@@ -59,6 +59,8 @@ class Reloading:
         self._read = read
         self._command = command
         self._more_bind = more_bind
+        # Whom workers run as is not changed by a reload.
+        self._user = settings.user, settings.group
 
     def reread(self) -> MasterSettings:
         """What the settings say by now.
@@ -91,10 +93,10 @@ class Reloading:
     def reopen(self) -> None:
         """Open the log files anew, in the master first: whom workers run as may not create any."""
         self._files.reopen()
-        self._give_files(self._settings)
+        self._give_files()
 
-    def _give_files(self, settings: Settings) -> None:
-        user = identity(settings.user, settings.group) if os.geteuid() == 0 else None
+    def _give_files(self) -> None:
+        user = identity(*self._user) if os.geteuid() == 0 else None
         if user is not None:
             self._files.give_to(user.uid)
 
@@ -106,7 +108,7 @@ class Reloading:
             found = for_master(settings, options)
             found.bind = [*(found.bind or []), *self._more_bind] or None
             found.reopen, found.command = self.reopen, self._command
-            self._give_files(settings)
+            self._give_files()
             log_to(log, settings)
         for line in config.without_effect(settings):
             logger.warning(line)

@@ -23,7 +23,7 @@ from fastfcgi import notify, policy
 from fastfcgi.board import FAILED, RETIRING, SERVING, STOPPING, Board
 from fastfcgi.crew import NOT_LOADED
 from fastfcgi.engine import READ, Handler
-from fastfcgi.exceptions import FastCGIError
+from fastfcgi.exceptions import ConfigurationError, FastCGIError
 from fastfcgi.handoff import Others
 from fastfcgi.master_settings import MasterSettings
 from fastfcgi.orders import ORDERS
@@ -129,6 +129,7 @@ def _work(duty: Duty) -> int:
     if not _set_up(duty):
         return NOT_SET_UP
     try:
+        _enter(duty.settings)
         if duty.settings.post_fork is not None:
             duty.settings.post_fork()
         server = duty.server(duty.load(), **_options(duty))
@@ -150,12 +151,19 @@ def _set_up(duty: Duty) -> bool:
             duty.identity.take()
         if settings.umask is not None:
             os.umask(settings.umask)
-        if settings.chdir is not None:
-            os.chdir(settings.chdir)  # as the user who shall be able to
     except (OSError, RuntimeError) as error:
         logger.error("worker %d cannot be set up: %s", os.getpid(), error)
         return False
     return True
+
+
+def _enter(settings: MasterSettings) -> None:
+    """Go where the application is, as the user who shall be able to."""
+    if settings.chdir is not None:
+        try:
+            os.chdir(settings.chdir)
+        except OSError as error:
+            raise ConfigurationError(f"{settings.chdir}: {error.strerror}") from None
 
 
 def _early_signals() -> None:
@@ -329,7 +337,7 @@ class _Failure:
         again = "" if duty.is_successor else f", again in {self.seconds:g} s"
         # An error of ours is one line for a person; others need their traceback.
         shown = None if isinstance(error, FastCGIError) else error
-        what = str(error) or type(error).__name__
+        what = str(error) if shown is None else f"{type(error).__name__}: {error}".rstrip(": ")
         logger.error(
             "worker %d: the application could not be loaded%s: %s",
             *(os.getpid(), again, what),

@@ -95,6 +95,29 @@ def test_who_dies_soon_is_replaced_with_back_off() -> None:
     assert len(fake.pids) == 1
 
 
+def test_a_death_says_what_comes_next(caplog: pytest.LogCaptureFixture) -> None:
+    fake = running(1)
+    fake.step(5)
+    fake.dies(101)
+    fake.dies(102)
+    fake.step(2)
+    fake.serve(103)
+    fake.dies(103)
+    assert caplog.messages == [
+        "worker 101 died: killed by KILL",
+        "worker 102 died: killed by KILL before it served, again in 1 s",
+        "worker 103 died: killed by KILL, again in 2 s",
+    ]
+
+
+def test_whose_application_cannot_be_loaded_has_said_so(caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake(1)
+    fake.step()
+    fake.show(FAILED, 101)
+    fake.dies(101, EXIT_3)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_the_back_off_of_one_does_not_hold_up_another() -> None:
     fake = running(2)
     fake.dies(101)

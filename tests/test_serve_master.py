@@ -118,6 +118,17 @@ def test_settings_that_are_wrong_change_nothing(
     assert "elsewhere" in (folder / "log2").read_text()
 
 
+@pytest.mark.skipif(not AS_ROOT, reason="only root runs workers as somebody else")
+def test_logs_stay_whose_the_workers_are(
+    folder: Path, given: dict[str, Any], reloading: Reloading
+) -> None:
+    """A reload does not change the user."""
+    given["user"] = "nobody"
+    reloading.reread()
+    reloading.reopen()
+    assert (folder / "log").stat().st_uid == os.getuid()
+
+
 def test_master(folder: Path) -> None:
     """Its workers, its files, and that nothing is left."""
     arguments = ["--workers=2", "--pidfile=pid", "--chdir=sub", "--umask=077", "--pythonpath=.."]
@@ -188,6 +199,24 @@ def test_usr2_with_relative_paths(folder: Path) -> None:
         wait_until(lambda: asked(folder / "sub")["pid"] != before, "a new worker")
         assert command.stop() == 0
     assert not (folder / "sub" / "s").exists()
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may write anywhere")
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR2])
+def test_what_the_master_holds_need_not_be_made_again(folder: Path, signum: int) -> None:
+    """With --preload and --user the master may not write where its own files are."""
+    arguments = ["--workers=1", "--preload", "--bind=run/s", "--pidfile=run/pid"]
+    (folder / "run").mkdir()
+    with Running(["serve", "site_app", *arguments], folder) as command:
+        ready(command, folder / "run")
+        before = asked(folder / "run")["pid"]
+        (folder / "run" / "pid").chmod(0o400)
+        (folder / "run").chmod(0o500)
+        command.popen.send_signal(signum)
+        wait_until(lambda: asked(folder / "run")["pid"] != before, "a new worker")
+        (folder / "run").chmod(0o700)
+        assert command.stop() == 0
+    assert not list((folder / "run").iterdir())
 
 
 def test_usr1_with_a_master(folder: Path) -> None:
