@@ -171,7 +171,7 @@ class Crew:
             # Somebody else told it so; it may take its time, and another one is needed now.
             member.told, member.kill_at = STOP, now + self._patience
         if state == RETIRING and not member.told and not member.reason:
-            member.reason = "it asked for it"
+            member.reason = "it asked to be"
             logger.info("worker %d is replaced: %s", member.pid, member.reason)
 
     def _serves(self, member: Member, now: float) -> None:

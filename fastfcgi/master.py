@@ -104,7 +104,7 @@ class Master(Orders):
         settings = self.settings
         self._identity = identity(settings.user, settings.group)
         if self._identity is None and os.geteuid() == 0:
-            logger.warning("workers run as root; --user names another user for them")
+            logger.warning("workers run as root; another user is safer (--user)")
         if settings.pidfile is not None:
             pidfile = PidFile(settings.pidfile)
             pidfile.write()

@@ -67,7 +67,7 @@ class Orders:
         if crew.ending:
             self.on_quit()
             return
-        logger.info("the end: %d workers finish their requests", len(crew.members))
+        logger.info("the end; workers that finish their requests: %d", len(crew.members))
         self._notifier.stopping()
         # Before the workers, so that who comes now is refused and can go elsewhere.
         self._holdings.stop_listening()
@@ -157,7 +157,7 @@ class Orders:
         if self._crew.ending:
             return
         if command is None:
-            logger.error("USR2: not available, this was not started by the fastfcgi command")
+            logger.error("USR2: not available to scripts, nor together with --http")
         elif self._check is not None:
             logger.warning("USR2: the check of the one before still runs")
         else:

@@ -92,7 +92,7 @@ def test_one_worker_asks(folder) -> None:
         first, second = served.workers()
         os.kill(first, signal.SIGHUP)
         assert second in served.wait_for_workers(2, without=[first])
-        assert f"worker {first} is replaced: it asked for it" in served.log()
+        assert f"worker {first} is replaced: it asked to be" in served.log()
         assert served.end() == 0
 
 
