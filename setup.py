@@ -23,8 +23,8 @@ MODULES = [
     *["_pairs", "_shapes", "_params", "_codec"],
     *["active_request", "connection_settings", "endpoint", "connection"],
     *["environ", "body", "head", "exchange", "wsgi"],
-    *["board", "poller", "scores", "engine", "outbox", "service", "line", "timeouts"],
-    *["log_ids", "request", "channel", "acceptor"],
+    *["board", "poller", "scores", "handler", "loop", "desk", "engine", "outbox", "service"],
+    *["line", "timeouts", "log_ids", "request", "channel", "acceptor"],
 ]
 if sys.platform != "win32":
     MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load"]  # POSIX alone

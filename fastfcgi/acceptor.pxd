@@ -1,6 +1,6 @@
 from fastfcgi._sys cimport ff_mutex
 from fastfcgi.channel cimport Channel
-from fastfcgi.engine cimport Handler, Worker
+from fastfcgi.handler cimport Handler, Worker
 from fastfcgi.service cimport Service
 
 

@@ -1,7 +1,7 @@
 import logging
 from typing import Any, Final
 
-from fastfcgi.engine import Handler
+from fastfcgi.handler import Handler
 from fastfcgi.service import Service
 from fastfcgi.sockets import Listener
 

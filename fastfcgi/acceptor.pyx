@@ -17,7 +17,8 @@ from fastfcgi._sys cimport (
     ff_wait_to_recv,
 )
 from fastfcgi.channel cimport Channel
-from fastfcgi.engine cimport Engine, Handler, Worker
+from fastfcgi.engine cimport Engine
+from fastfcgi.handler cimport Handler, Worker
 from fastfcgi.service cimport Service
 
 from fastfcgi.engine import TICK

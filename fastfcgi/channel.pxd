@@ -1,5 +1,5 @@
 from fastfcgi.connection cimport Connection
-from fastfcgi.engine cimport Worker
+from fastfcgi.handler cimport Worker
 from fastfcgi.request cimport Request
 from fastfcgi.timeouts cimport TimedLine
 

@@ -10,7 +10,8 @@ from fastfcgi._sys cimport ff_hung_up, ff_lock, ff_now, ff_unlock
 from fastfcgi.active_request cimport SENDING_ENDED, ActiveRequest
 from fastfcgi.board cimport Slot, write_text
 from fastfcgi.body cimport Body
-from fastfcgi.engine cimport Buffer, Engine
+from fastfcgi.engine cimport Engine
+from fastfcgi.handler cimport Buffer
 from fastfcgi.request cimport request_on
 from fastfcgi.service cimport Service
 

@@ -26,26 +26,21 @@ import socket
 import sys
 import threading
 import weakref
-from collections import deque
 
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pythread cimport (
-    NOWAIT_LOCK,
     WAIT_LOCK,
     PyThread_acquire_lock,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
     PyThread_get_thread_ident,
     PyThread_release_lock,
+    PyThread_type_lock,
 )
 
-from fastfcgi._sys cimport ff_add, ff_free_mutex, ff_lock, ff_now, ff_thread_cpu, ff_unlock
-from fastfcgi.board cimport Board, Slot
+from fastfcgi._sys cimport ff_add, ff_now, ff_thread_cpu
+from fastfcgi.board cimport Board
 from fastfcgi.poller cimport READ as POLL_READ
 from fastfcgi.poller cimport WRITE as POLL_WRITE
-from fastfcgi.poller cimport new_poller
-from fastfcgi.scores cimport BLOCKED, EAGER
+from fastfcgi.poller cimport Poller, new_poller
+from fastfcgi.scores cimport BLOCKED, EAGER, Scores
 
 cdef extern from "pythread.h" nogil:
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr)
@@ -61,7 +56,6 @@ TICK = 1.0
 STOPPING_TICK = 0.05
 
 cdef enum:
-    BUFFER_SIZE = 65536         # bytes received at once
     # The phase of the leader.
     FREE = 0                    # there is none
     POLLING = 1                 # it waits, or works in here
@@ -90,8 +84,6 @@ cdef double COMPUTING = 0.7
 _JOIN_TIMEOUT = 5.0
 
 cdef double NEVER = float("inf")
-# Seconds: deadlines are looked at that often while there are any, whatever they say.
-cdef double LONGEST_NAP = 3600.0
 
 _engines = weakref.WeakSet()
 
@@ -106,79 +98,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-cdef class Buffer:
-    """Memory to receive into."""
-
-    def __cinit__(self):
-        self.memory = <uint8_t*>PyMem_Malloc(BUFFER_SIZE)
-        if self.memory == NULL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        PyMem_Free(self.memory)
-
-
-cdef class Worker:
-    """One thread."""
-
-    def __cinit__(self):
-        self.lock = PyThread_allocate_lock()
-        if self.lock == NULL:
-            raise MemoryError()
-        PyThread_acquire_lock(self.lock, NOWAIT_LOCK)
-        self.buffer = Buffer()
-
-    def __dealloc__(self):
-        if self.lock != NULL:
-            PyThread_release_lock(self.lock)
-            PyThread_free_lock(self.lock)
-
-
-cdef class Handler:
-    """Something with a descriptor that is watched. A Python class overrides on_ready and
-    on_failure.
-
-    Attributes:
-        fd: The descriptor.
-        mask: What it is watched for: READ, WRITE, both, 0; -1 while it is not watched at all.
-    """
-
-    def __cinit__(self, *args, **kwargs):
-        self.fd = -1
-        self.mask = -1
-
-    def __init__(self, Py_ssize_t fd=-1):
-        self.fd = fd
-
-    def on_ready(self, mask):
-        """READ or WRITE or both would not block."""
-
-    def on_failure(self):
-        """on_ready raised: close and forget."""
-
-    cdef int ready(self, int mask, Worker worker) except -1:
-        self.on_ready(mask)
-        return 0
-
-    cdef double serve(self, object request) except -1:
-        """Run a request to its end, which may take long; returns when (time.monotonic()) the
-        application was through with it."""
-        raise NotImplementedError
-
-    cdef str path_of(self, object request):
-        """What tells how long such requests take; None for nothing."""
-        return None
-
-    cdef int left_alone(self) except -1:
-        """Its request runs on, and another thread polls: have it watched."""
-        return 0
-
-    cdef int describe(self, object request, Slot* slot) except -1:
-        """Note on a board what request begins."""
-        return 0
-
-
-cdef class Engine:
+cdef class Engine(Desk):
     """Watches handlers and runs requests.
 
     Args:
@@ -191,10 +111,7 @@ cdef class Engine:
     Attributes:
         slow_timeout: Seconds after which deadlines are looked at on account of a request that
             runs; 0 for never.
-        tick: Seconds between the calls of tickers.
-        tickers: Called by run() with time.monotonic().
-        deadlines: Called by run() with time.monotonic() when a deadline has come (attend);
-            returns the next one.
+        on_room: Called by run() when a thread is free again that was missed before.
     """
 
     def __init__(
@@ -202,91 +119,20 @@ cdef class Engine:
     ):
         if parallel is None:
             parallel = not getattr(sys, "_is_gil_enabled", lambda: True)()
-        self.threads = threads
+        if poller is None:
+            poller = new_poller(parallel)
+        super().__init__(threads, queue_size, poller, board, TICK)
         self.most = threads + 1
-        self.queue_size = queue_size
-        self.board = board
         self.parallel = parallel
         self.scores = Scores()
-        self.poller = new_poller(self.parallel) if poller is None else poller
-        self.table = []
-        self.buffers = []
         self.parked = []
-        self.more = deque()
-        self.wakes_at = NEVER
-        self.tick = TICK
-        self.tickers = set()
-        self.deadlines = None
-        self.soon = deque()
         self.workers = set()
         self.blocked_at = -NEVER
-        self.wake_out, self.wake_in = socket.socketpair()
-        self.wake_in.setblocking(False)
         self.halt_out, self.halt_in = socket.socketpair()
         self.halt_in.setblocking(False)
         self.halt_fd = self.halt_out.fileno()
         self.poller.watch(self.halt_fd, -1, READ, False)
         _engines.add(self)
-
-    def __dealloc__(self):
-        ff_free_mutex(&self.mutex)
-
-    # ---- what others ask and say -----------------------------------------------------------
-
-    @property
-    def busy(self):
-        """Requests that run."""
-        return self.running
-
-    @property
-    def idle(self):
-        """Threads that run none."""
-        return max(self.total - self.running, 0)
-
-    @property
-    def pending(self):
-        """Requests that wait for a thread."""
-        return self.queued
-
-    def watch(self, Handler handler, int mask, shared=False):
-        """Watch handler for what mask says from now on; 0 for nothing."""
-        self.set_mask(handler, mask, shared)
-
-    def unwatch(self, Handler handler):
-        """Watch handler no longer; to be called before its descriptor is closed."""
-        self.forget(handler)
-
-    cdef int set_mask(self, Handler handler, int mask, bint shared=False) except -1:
-        if mask == handler.mask or self.poller is None:
-            return 0
-        if mask <= 0:
-            return self.forget(handler)
-        ff_lock(&self.mutex)
-        try:
-            while len(self.table) <= handler.fd:
-                self.table.append(None)
-            self.table[handler.fd] = handler
-        finally:
-            ff_unlock(&self.mutex)
-        self.poller.watch(handler.fd, handler.mask, mask, shared)
-        handler.mask = mask
-        return 0
-
-    cdef int forget(self, Handler handler) except -1:
-        if handler.mask < 0:
-            return 0
-        before, handler.mask = handler.mask, -1
-        self.table[handler.fd] = None
-        if self.poller is not None:
-            self.poller.watch(handler.fd, before, 0, False)
-        return 0
-
-    cdef Buffer borrow(self):
-        """Memory to receive into, for a thread that is none of ours; back to `buffers` with it."""
-        try:
-            return self.buffers.pop()
-        except IndexError:
-            return Buffer()
 
     # ---- requests --------------------------------------------------------------------------
 
@@ -307,58 +153,6 @@ cdef class Engine:
         if worker is None or self.parallel:
             self.call_one()
         return True
-
-    cdef bint enqueue(self, Handler handler, object request) except -1:
-        ff_lock(&self.mutex)
-        try:
-            # Up to one request for each thread needs no room in the queue.
-            if self.queued >= self.queue_size + max(self.threads - self.running, 0):
-                return False
-            if self.next_handler is None:
-                self.next_handler = handler
-                self.next_request = request
-            else:
-                self.more.append((handler, request))
-            self.queued += 1
-            if self.board is not None:
-                self.board.head.queued = self.queued
-        finally:
-            ff_unlock(&self.mutex)
-        return True
-
-    cdef bint dequeue(self, Worker worker) except -1:
-        """Take the next request, if there is one and a place to run it."""
-        if self.queued == 0:
-            return False
-        ff_lock(&self.mutex)
-        try:
-            if self.next_handler is None or self.running >= self.threads:
-                return False
-            worker.own_handler = self.next_handler
-            worker.own_request = self.next_request
-            self.next_handler = self.next_request = None
-            if self.more:
-                self.next_handler, self.next_request = self.more.popleft()
-            self.queued -= 1
-            if self.board is not None:
-                self.board.head.queued = self.queued
-            ff_add(&self.running, 1)
-        finally:
-            ff_unlock(&self.mutex)
-        return True
-
-    cdef bint is_taken(self) noexcept:
-        """Whether another request would have to wait."""
-        return self.running + self.queued >= self.threads
-
-    def take(self):
-        """The next request that waits, as (handler, request), or None: for who runs an engine
-        without its threads, as tests do."""
-        cdef Worker worker = Worker()
-        if not self.dequeue(worker):
-            return None
-        ff_add(&self.running, -1)  # in none of our threads
-        return worker.own_handler, worker.own_request
 
     cdef int run_job(self, Worker worker) except -1:
         """Run the request that the worker has taken, which may take long."""
@@ -671,43 +465,7 @@ cdef class Engine:
         self.poller.watch(self.halt_fd, READ, READ, False)
         return 0
 
-    # ---- the thread that calls run() -------------------------------------------------------
-
-    def run(self):
-        """Serve until finish() is called."""
-        self.start_thread()
-        last_tick = ff_now()
-        while not self.finished:
-            # Handlers of signals are called between lines of Python, and there are none here.
-            PyErr_CheckSignals()
-            now = ff_now()
-            due = min(self.wakes_at, last_tick + self.tick if self.tickers else NEVER)
-            if now < due:
-                self._wait(due - now)
-            while self.soon:
-                self._call(self.soon.popleft())
-            now = ff_now()
-            if self.tickers and now >= last_tick + self.tick:
-                last_tick = now
-                for ticker in list(self.tickers):
-                    self._call(ticker, now)
-            if now >= self.wakes_at and self.deadlines is not None:
-                self.wakes_at = NEVER
-                self.attend(min(self._call(self.deadlines, now) or NEVER, now + LONGEST_NAP))
-
-    def _wait(self, seconds):
-        """Until somebody calls wake(), or for so many seconds."""
-        self.wake_out.settimeout(None if seconds == NEVER else seconds)
-        try:
-            self.wake_out.recv(4096)
-        except (TimeoutError, BlockingIOError):
-            pass
-
-    def _call(self, call, *args):
-        try:
-            return call(*args)
-        except Exception:
-            logger.exception("internal error, the server goes on")
+    # ---- the end ---------------------------------------------------------------------------
 
     def close(self):
         """Give back what the engine holds; running requests go on."""
@@ -728,34 +486,6 @@ cdef class Engine:
         self.board = None
         for worker in list(self.workers):
             (<Worker>worker).slot = NULL
-
-    # ---- by any thread ---------------------------------------------------------------------
-
-    cdef int attend(self, double deadline) except -1:
-        """Have run() look at the deadlines when this one has come."""
-        if deadline >= self.wakes_at:
-            return 0
-        ff_lock(&self.mutex)
-        try:
-            if deadline >= self.wakes_at:
-                return 0
-            self.wakes_at = deadline
-        finally:
-            ff_unlock(&self.mutex)
-        self.wake()
-        return 0
-
-    def call_soon(self, call):
-        """Have run()'s thread make a call."""
-        self.soon.append(call)
-        self.wake()
-
-    def wake(self):
-        """Let run() look at its state again."""
-        try:
-            self.wake_in.send(b"\0")
-        except OSError:
-            pass  # full: it will wake up; closed: it has ended
 
     def finish(self):
         """Let run() return, and the threads end."""

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t
 from fastfcgi._sys cimport ff_mutex
 from fastfcgi.active_request cimport ActiveRequest
 from fastfcgi.connection cimport Connection
-from fastfcgi.engine cimport Buffer, Handler, Worker
+from fastfcgi.handler cimport Buffer, Handler, Worker
 from fastfcgi.outbox cimport Outbox
 from fastfcgi.service cimport Service
 

@@ -2,7 +2,7 @@ import logging
 from typing import Final
 
 from fastfcgi.connection import Connection
-from fastfcgi.engine import Handler
+from fastfcgi.handler import Handler
 from fastfcgi.service import Service
 
 logger: Final[logging.Logger]

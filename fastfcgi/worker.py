@@ -22,8 +22,9 @@ from typing import Any, Final, NoReturn
 from fastfcgi import notify, policy
 from fastfcgi.board import FAILED, RETIRING, SERVING, STOPPING, Board
 from fastfcgi.crew import NOT_LOADED
-from fastfcgi.engine import READ, Handler
+from fastfcgi.engine import READ
 from fastfcgi.exceptions import ConfigurationError, FastCGIError
+from fastfcgi.handler import Handler
 from fastfcgi.handoff import Others
 from fastfcgi.master_settings import MasterSettings
 from fastfcgi.orders import ORDERS

@@ -13,7 +13,8 @@ import pytest
 from helpers import DEADLINE, ENGINES, engine_threads, switches, wait_until
 from wired import Wired, get
 
-from fastfcgi.engine import READ, WRITE, Engine, Handler
+from fastfcgi.engine import READ, WRITE, Engine
+from fastfcgi.handler import Handler
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

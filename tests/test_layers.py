@@ -17,7 +17,8 @@ FLOORS = {
     "core": ["events", "states", "active_request", "connection_settings", "endpoint", "connection"],
     "gateway": ["environ", "body", "head", "file_wrapper", "exchange", "wsgi"],
     "server": [
-        *["board", "reports", "limits", "sockets", "handoff", "poller", "scores", "engine"],
+        *["board", "reports", "limits", "sockets", "handoff", "poller", "scores"],
+        *["handler", "loop", "desk", "engine"],
         *["outbox", "service", "line", "timeouts", "log_ids", "request", "channel", "acceptor"],
         *["cgi", "drop_in"],
         *["status", "pages", "slow_watch", "hooks", "server"],
