@@ -298,6 +298,8 @@ def load():
     return app
 """
     with Served(folder, "workers=2, post_fork=begin, worker_exit=end", more, begin=2) as served:
+        # One that TERM meets before it serves ends as it stands.
+        wait_until(lambda: "2 serving" in served.running(), "both to serve")
         workers = served.workers()
         assert served.end() == 0
         for word in ("begin", "end", "atexit"):
