@@ -47,6 +47,7 @@ class Reloader(threading.Thread):
         self._known: dict[str, int] = {}
         self._ended = threading.Event()
         self._library = _library()
+        self.changed()  # now, and not when the thread has begun: what changes meanwhile counts
 
     def run(self) -> None:
         """Look until something has changed."""

@@ -111,6 +111,15 @@ def test_it_calls_once_and_ends(source, monkeypatch: pytest.MonkeyPatch, library
     assert called == [1]
 
 
+def test_what_changes_before_its_thread_has_begun_counts(source) -> None:
+    called = []
+    watched = Reloader(lambda: called.append(1), interval=0.01)
+    touch(source)
+    watched.start()
+    watched.join(30)
+    assert called == [1]
+
+
 @pytest.mark.parametrize("library", [False, True])
 def test_it_can_be_stopped(source, monkeypatch: pytest.MonkeyPatch, library: bool) -> None:
     monkeypatch.setattr(reloader, "_library", lambda: FakeLibrary() if library else None)
