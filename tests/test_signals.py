@@ -70,7 +70,8 @@ def test_blocked_signals_come_afterwards(queue) -> None:
 
 def test_those_that_were_blocked_by_the_program_before_come_now() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    send(signal.SIGUSR1)
+    # To this thread: another one, of whatever ran before, has not blocked it.
+    signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     queue = SignalQueue([signal.SIGUSR1])
     try:
         assert queue.take() == [signal.SIGUSR1]
