@@ -142,6 +142,8 @@ def load():
     return lambda environ, start_response: (start_response("200 OK", []), [changing.text])[1]
 """
     with Served(folder, "workers=2, reload=True", more, begin=2) as served:
+        # What changes in the moment between its import and the first look is not seen.
+        wait_until(lambda: "2 serving" in served.running(), "both to serve")
         assert served.get().body == b"one"
         code.write_text("text = b'two'\n")
         touch(code)
