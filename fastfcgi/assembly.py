@@ -12,7 +12,10 @@ from fastfcgi.log_files import LogFile, LogFiles, keep_logging, set_up_logging
 from fastfcgi.sockets import parse_address
 
 # What WSGIServer takes under the same name.
-_SAME_NAME: Final = ("threads", "debug", "ping_path", "status_path", *sorted(LIMIT_NAMES))
+_SAME_NAME: Final = (
+    *("threads", "debug", "ping_path", "status_path", "mount"),
+    *sorted(LIMIT_NAMES),
+)
 
 
 def enter(settings: Settings) -> None:

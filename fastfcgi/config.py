@@ -225,6 +225,8 @@ def _check_together(settings: Settings) -> None:
                 refuse(wrong, f"{OPTIONS[name].key} {low} is more than {OPTIONS[more].key} {high}")
     if settings.mode == "dynamic" and settings.workers > settings.max_workers:
         refuse("workers", f"{settings.workers} is more than max-workers {settings.max_workers}")
+    if settings.mount is not None and {"SCRIPT_NAME", "PATH_INFO"} & dict(settings.environ).keys():
+        refuse("mount", "cannot be together with environ SCRIPT_NAME or PATH_INFO, which it sets")
     if settings.reload and settings.preload:
         refuse("reload", "cannot be together with preload, which loads the application but once")
     if settings.given("hard_timeout", "timeout").keys() == {"hard_timeout", "timeout"}:

@@ -18,7 +18,10 @@ from cpython.unicode cimport (
 from libc.stdint cimport int64_t, uint8_t
 
 import logging
+import re
 from urllib.parse import unquote_to_bytes
+
+from fastfcgi.exceptions import ConfigurationError
 
 cdef object logger = logging.getLogger("fastfcgi")
 
@@ -38,6 +41,13 @@ cdef tuple DEFAULTS = (
     ("SERVER_NAME", "localhost"),
     ("SERVER_PORT", "80"),
     ("SERVER_PROTOCOL", "HTTP/1.0"),
+)
+
+# What no decoded path of an application's root has, or only by a mistake: an end by "/", an empty
+# or dot segment, an encoded character, a query, a fragment, a control character, half a
+# character.
+cdef object NO_MOUNT = re.compile(
+    r"/$|//|/\.{1,2}(/|$)|[%?#\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]"
 )
 
 cdef frozenset HTTPS_ON = frozenset(("on", "1", "true", "yes"))
@@ -177,14 +187,7 @@ cdef bint has_query(object uri) except -1:
 
 cdef str path_below(object script_name, object path):
     """What follows script_name in the raw path of a request, "" when it does not begin so."""
-    if not path.startswith("/"):
-        # The absolute form, "http://host/path"; or "*", which names no path.
-        _, separator, rest = path.partition("://")
-        slash = rest.find("/")
-        if not separator or slash < 0:
-            return ""
-        path = rest[slash:]
-    decoded = remove_dot_segments(unquote_to_bytes(path.encode("latin-1")).decode("latin-1"))
+    cdef str decoded = decoded_path(path)
     if script_name.endswith("/"):
         script_name = script_name[:-1]
     if decoded.startswith(script_name):
@@ -192,6 +195,19 @@ cdef str path_below(object script_name, object path):
         if below.startswith("/"):
             return below
     return ""
+
+
+cdef str decoded_path(object path):
+    """The raw path of a request as web servers hand it on: decoded once and without dot segments;
+    "" where there is none."""
+    if not path.startswith("/"):
+        # The absolute form, "http://host/path"; or "*", which names no path.
+        _, separator, rest = path.partition("://")
+        slash = rest.find("/")
+        if not separator or slash < 0:
+            return ""
+        path = rest[slash:]
+    return remove_dot_segments(unquote_to_bytes(path.encode("latin-1")).decode("latin-1"))
 
 
 cdef str remove_dot_segments(str path):
@@ -209,3 +225,75 @@ cdef str remove_dot_segments(str path):
     if segments[-1] in (".", ".."):
         kept.append("")
     return "/".join(kept)
+
+
+# ---- where the application is mounted --------------------------------------------------------
+
+
+def checked_mount(mount):
+    """A mount as environs have it, of what somebody wrote; None for None.
+
+    Args:
+        mount: A decoded path such as "/app"; "" and "/" are the root.
+
+    Raises:
+        ConfigurationError: No path that an application can be at home at.
+    """
+    if mount is None or mount in ("", "/"):
+        return mount and ""
+    if not isinstance(mount, str) or not mount.startswith("/") or NO_MOUNT.search(mount):
+        raise ConfigurationError(
+            f"mount={mount!r} is not a path such as /app: it begins with / and does not end with"
+            " it, and is written as it is, without %"
+        )
+    return mount.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+cdef bint mount_path(dict environ, str mount) except -1:
+    """Make a mount the SCRIPT_NAME, and what follows it in the path the PATH_INFO, wherever the web
+    server has put which part of the path. False, and nothing done, for a path outside of it."""
+    cdef object script_name = value_of(environ, "SCRIPT_NAME")
+    cdef object path_info = value_of(environ, "PATH_INFO")
+    cdef object uri
+    cdef str path, below
+    if is_empty(script_name):
+        path = "" if path_info is None else path_info
+    elif is_empty(path_info):
+        path = script_name
+    else:
+        path = joined_path(environ, script_name, path_info)
+    below = below_mount(path, mount)
+    if below is None:
+        uri = value_of(environ, "REQUEST_URI")
+        if uri is not None:
+            below = below_mount(decoded_path(uri.partition("?")[0]), mount)
+        if below is None:
+            if mount:
+                return False
+            below = path  # nothing is outside the root, "*" of an OPTIONS neither
+    PyDict_SetItem(environ, "SCRIPT_NAME", mount)
+    PyDict_SetItem(environ, "PATH_INFO", below)
+    return True
+
+
+cdef str joined_path(dict environ, str script_name, str path_info):
+    """The whole path, of both its parts."""
+    cdef object uri
+    if script_name == path_info:
+        # Recipes for nginx have the whole path in both; a path may be twice the same, too.
+        uri = value_of(environ, "REQUEST_URI")
+        if uri is not None and decoded_path(uri.partition("?")[0]) == path_info:
+            return path_info
+    if script_name.endswith("/") and path_info.startswith("/"):
+        script_name = script_name[:-1]
+    return script_name + path_info
+
+
+cdef str below_mount(str path, str mount):
+    """What follows a mount in a decoded path, None when it is not below it."""
+    cdef Py_ssize_t size = len(mount)
+    if not path.startswith(mount):
+        return None
+    if len(path) == size:
+        return "" if size else None
+    return path[size:] if path[size] == "/" else None

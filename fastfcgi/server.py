@@ -20,6 +20,7 @@ from fastfcgi.board import Board
 from fastfcgi.connection import ConnectionSettings
 from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options, thread_count
 from fastfcgi.engine import STOPPING_TICK, Engine
+from fastfcgi.environ import checked_mount
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.handoff import Giver, Pair, open_pair
 from fastfcgi.hooks import AccessLog, Hooks, SlowLog
@@ -80,6 +81,10 @@ class WSGIServer(FlupNames):
         board: Shows other processes what the server does; for at least as many threads.
         handoff: A connected pair of unix stream sockets. Connections come by the second one, and
             go by the first one after retire().
+        mount: The path that the application is mounted at, such as "/app"; "" or "/" is the root.
+            It becomes SCRIPT_NAME, and what follows it PATH_INFO, wherever the web server puts
+            which part of the path; what is not below it is answered with 404. None leaves both as
+            the web server sends them.
         **options: The fields of fastfcgi.limits.Limits by name; flup's maxThreads (as threads),
             minSpare and maxSpare.
 
@@ -114,11 +119,15 @@ class WSGIServer(FlupNames):
         slow_log: SlowLog | None = None,
         board: Board | None = None,
         handoff: Pair | None = None,
+        mount: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         if bind is not None and bindAddress is not None:
             raise ConfigurationError("bind and bindAddress name the same thing; use one")
+        self._mount = checked_mount(mount)
+        if mount is not None and {"SCRIPT_NAME", "PATH_INFO"} & (environ or {}).keys():
+            raise ConfigurationError("mount and environ both say where the application is; use one")
         if not callable(application):
             raise TypeError(f"application is not callable: {application!r}")
         self.application = application
@@ -375,6 +384,7 @@ class WSGIServer(FlupNames):
             tee_errors=self._bindAddress is not None or self._bind is not None,
             error_page=self.error,
             names_requests=self._hooks.names_requests,
+            mount=self._mount,
         )
 
     def _overrides(self, name: str) -> bool:

@@ -132,6 +132,13 @@ SECTIONS: Final[dict[str, list[Option]]] = {
             "put this into the environ of every request; may be repeated",
             repeat=True,
         ),
+        Option(
+            "mount",
+            "PATH",
+            values.mount,
+            "where the application is mounted: / or a path such as /app; else where the web server"
+            " says",
+        ),
         _switch("debug", "show tracebacks in the browser, log more", demo=True),
     ],
     "where it listens": [

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from fastfcgi.environ import checked_mount
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.sockets import parse_address
 
@@ -166,6 +167,12 @@ def url_path(text: str) -> str:
     """A path that requests ask for."""
     if not re.fullmatch("/[!-~]*", text) or "?" in text or "#" in text:
         raise ConfigurationError(f"not a path such as /ping: {text!r}")
+    return text
+
+
+def mount(text: str) -> str:
+    """What WSGIServer takes as mount."""
+    checked_mount(text)
     return text
 
 

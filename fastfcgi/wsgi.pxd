@@ -43,9 +43,12 @@ cdef class Gateway:
     cdef bint protects          # these from entries of `environ`
     cdef bint tee_errors
     cdef bint names_requests
+    cdef str mount              # or None
+    cdef bint told_of_mount     # that a path was not below it
 
     cpdef object handle(self, Exchange request)
     cpdef object send_error_page(self, Exchange request)
     cdef dict environ_of(self, Exchange request, ErrorStream errors)
     cdef bint run(self, dict environ, Response response) except -1
+    cdef bint refuse_path(self, Exchange request, Response response) except -1
     cdef int failed(self, Exchange request, Response response, ErrorStream errors) except -1

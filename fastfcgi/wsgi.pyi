@@ -47,6 +47,7 @@ class Gateway:
         tee_errors: bool = False,
         error_page: Callable[[Any], object] | None = None,
         names_requests: bool = False,
+        mount: str | None = None,
     ) -> None: ...
     @property
     def application(self) -> WSGIApplication: ...

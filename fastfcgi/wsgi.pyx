@@ -11,7 +11,7 @@ from cpython.dict cimport PyDict_Contains, PyDict_GetItemWithError, PyDict_SetIt
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from fastfcgi.environ cimport complete_environ
+from fastfcgi.environ cimport complete_environ, mount_path
 from fastfcgi.head cimport HeadFacts, end_head, make_head
 
 import logging
@@ -254,6 +254,8 @@ cdef class Gateway:
         error_page: Called with the request while the exception is being handled, to send a
             page in the place of a response that has not begun; send_error_page by default.
         names_requests: Tell applications fastfcgi.request_id, which costs each request some.
+        mount: Where the application is mounted, whatever the web server sends as SCRIPT_NAME; as
+            checked_mount() returns it, None leaves it to the web server.
     """
 
     def __init__(
@@ -268,8 +270,10 @@ cdef class Gateway:
         bint tee_errors=False,
         error_page=None,
         bint names_requests=False,
+        str mount=None,
     ):
         self.application = application
+        self.mount = mount
         self.debug = debug
         self.environ = environ
         self.tee_errors = tee_errors
@@ -299,14 +303,15 @@ cdef class Gateway:
         cdef ErrorStream errors = ErrorStream.__new__(ErrorStream)
         cdef Response response = None
         cdef dict environ
-        cdef bint whole
+        cdef bint whole, inside
         errors.request = request
         if self.tee_errors:
             errors.tee = sys.stderr
         try:
+            inside = self.mount is None or mount_path(request.params, self.mount)
             environ = self.environ_of(request, errors)
             response = new_response(request, is_head(environ))
-            whole = self.run(environ, response)
+            whole = self.run(environ, response) if inside else self.refuse_path(request, response)
             errors.send()
             if not whole:
                 request.abandon()
@@ -351,6 +356,21 @@ cdef class Gateway:
                 # The response is out, or another exception tells more.
                 logger.exception("close() of the response failed")
         return whole
+
+    cdef bint refuse_path(self, Exchange request, Response response) except -1:
+        """Send "404 Not Found": the path is not below the mount, so it is not the application's."""
+        cdef int level = logging.DEBUG if self.told_of_mount else logging.WARNING
+        self.told_of_mount = True
+        logger.log(
+            level,
+            "404, the path is not below mount=%r: %s; is mount what the web server has the"
+            " application at? (told once)",
+            self.mount or "/",
+            describe(request),
+        )
+        response.start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+        response.send_only(b"There is no application at this path.\n")
+        return response.finish(True)
 
     cdef int failed(self, Exchange request, Response response, ErrorStream errors) except -1:
         """An exception of the application: a page if nothing was sent, else a cut response."""

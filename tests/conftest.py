@@ -51,6 +51,7 @@ else:
         "test_nginx.py",
         "test_lighttpd.py",
         "test_frontends.py",
+        "test_mount_webservers.py",
         "test_start_methods.py",
         "test_trac.py",
         "test_prefork.py",

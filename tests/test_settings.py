@@ -53,6 +53,7 @@ EXAMPLES: dict[str, tuple[str, Any, str, str]] = {
     "log_level": ("error", "error", "loud", "not one of debug, info"),
     "access_format": ("%h %%", "%h %%", "%y", "'%y'"),
     **dict.fromkeys(("ping_path", "status_path"), PATH),
+    "mount": ("/a/b", "/a/b", "a", "is not a path such as /app"),
     **dict.fromkeys(("socket_owner", "socket_group", "user", "group", "pidfile", "config"), TEXT),
     **dict.fromkeys(("error_log", "access_log", "slow_log"), TEXT),
     **dict.fromkeys(("max_params_pairs", "max_requests_per_connection", "max_connections"), NUMBER),
