@@ -2,6 +2,7 @@
 #
 #   make demo       the demonstration application on http://127.0.0.1:8000
 #   make test       everything tests need, then all tests      (PYTEST_ARGS="-k codec -x")
+#   make docs       the documentation as a site, build/site/index.html
 #   make lint types coverage sanitize sdist wheel clean
 #   make bench      benchmarks, then fastfcgi beside other servers (BENCH_ARGS="--quick")
 #   make bench-gate the benchmarks against those of BASE       (BASE=HEAD~1, GATE_ARGS="--turns 9")
@@ -26,7 +27,7 @@ export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo servers test lint types bench bench-gate coverage sanitize sdist wheel clean distclean
+.PHONY: help venv demo servers test lint types docs bench bench-gate coverage sanitize sdist wheel clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -78,6 +79,11 @@ types: $(VENV)/.extra-lint
 	$(bin)/mypy --strict fastfcgi
 	$(bin)/python -m mypy.stubtest $(patsubst fastfcgi/%.pyx,fastfcgi.%,$(filter %.pyx,$(cython))) \
 		--allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
+
+# Any warning is an error: a link or an anchor that leads nowhere, a page that is not in the navigation.
+docs: $(VENV)/.extra-docs
+	$(bin)/python -m mkdocs --quiet build --strict
+	@echo "The documentation is in build/site/index.html"
 
 # uWSGI and bjoern are compiled; what does not install here is left out of the comparison.
 $(VENV)/.servers: $(bin)/python

@@ -98,6 +98,28 @@ def test_script_with_a_socket_of_its_own(place: Path) -> None:
         assert process.stop() == 0, process.log()
 
 
+def test_script_in_the_place_of_flipflops(place: Path) -> None:
+    (code,) = blocks(DOCS / "migrating-from-flipflop.md", "python")
+    with given_socket(place) as sock:
+        with start(place, sys.executable, "-c", code, stdin=sock) as process:
+            assert is_answered(f"{place}/s")
+            assert process.stop() == 0, process.log()
+
+
+def test_python_interface(place: Path) -> None:
+    """A server with an access log, and a client that asks it."""
+    server, client = [localised(block, place) for block in blocks(DOCS / "api.md", "python")]
+    server = server.replace('"127.0.0.1:9000"', f'"unix:{place}/app.sock"')
+    with start(place, sys.executable, "-c", server) as process:
+        process.wait_for(f"{place}/app.sock")
+        env = environment(own_runtime().env)
+        command = [sys.executable, "-c", client]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE)
+        assert done.stdout == "200 text/plain\n", done.stderr
+        wait_until(lambda: re.search(r"^\S+ 200 OK \d\.\d+ s$", process.log(), re.M), "the log")
+        assert process.stop() == 0, process.log()
+
+
 TELLS_WHEN_IT_BEGINS = """
 from fastfcgi import WSGIServer
 run = WSGIServer.run
@@ -180,8 +202,17 @@ def own_socket(place: Path) -> Iterator[None]:
         yield
 
 
-def test_nginx(place: Path) -> None:
-    (block,) = blocks(README, "nginx")
+WITH_NGINX = [
+    (README, ["", "/wsgi"]),
+    (START, [""]),
+    (DOCS / "migrating-from-uwsgi.md", [""]),
+    (DOCS / "migrating-from-gunicorn.md", [""]),
+]
+
+
+@pytest.mark.parametrize(("page", "prefixes"), WITH_NGINX, ids=[p.stem for p, _ in WITH_NGINX])
+def test_nginx(place: Path, page: Path, prefixes: list[str]) -> None:
+    (block,) = blocks(page, "nginx")
     block = block.replace("include fastcgi_params", "include /etc/nginx/fastcgi_params")
     paths = "\n".join(
         f"{kind}_temp_path {place}/{kind};"
@@ -191,7 +222,7 @@ def test_nginx(place: Path) -> None:
 http {{ access_log off; {paths} server {{ listen {HOST}:PORT; {block} }} }}"""
     command = ["nginx", "-e", "stderr", "-p", str(place), "-c"]
     with own_socket(place), web_server(place, config, *command) as port:
-        is_served(port, "", "/wsgi")
+        is_served(port, *prefixes)
 
 
 LIGHTTPD = f"""server.bind = "{HOST}"
@@ -200,10 +231,13 @@ server.document-root = "/srv/app/"
 """
 
 
-def test_lighttpd(place: Path) -> None:
-    (block,) = blocks(README, "lighttpd")
+@pytest.mark.parametrize(
+    ("page", "prefixes"), [(README, ["", "/wsgi"]), (START, [""])], ids=["README", "start"]
+)
+def test_lighttpd(place: Path, page: Path, prefixes: list[str]) -> None:
+    (block,) = blocks(page, "lighttpd")
     with own_socket(place), web_server(place, LIGHTTPD + block, "lighttpd", "-D", "-f") as port:
-        is_served(port, "", "/wsgi")
+        is_served(port, *prefixes)
 
 
 @pytest.mark.parametrize(("page", "prefix"), [("lighttpd-bin-path", ""), ("cgi", "/app")])
