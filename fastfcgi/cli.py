@@ -159,6 +159,12 @@ _REQUEST: Final = (
 _TOP: Final = (
     "Show the status page of a server as a table that is drawn again and again; q ends it."
 )
+_DOCTOR: Final = (
+    "Say what is wrong between a web server and an application, and what to change. With an"
+    " ADDRESS: is there a socket, may the web server use it, is FastCGI spoken there? With a URL:"
+    " what arrives of requests through the web server, when the doctor answers at --bind in the"
+    " application's place? Exit status: 0 if nothing is wrong, 1 if something is."
+)
 _BENCH: Final = (
     "Make requests to a FastCGI server as fast as it answers them, for 5 seconds, check every"
     " answer, and tell how many there were per second and how long they took. An answer is right"
@@ -192,6 +198,11 @@ _COMMANDS: Final[dict[str, tuple[str, str, Callable[[Any], None]]]] = {
         "show what a server does, in a live table",
         _TOP,
         _from("top"),
+    ),
+    "doctor": (
+        "find out what is wrong between a web server and an application",
+        _DOCTOR,
+        _from("doctor"),
     ),
     "bench": ("measure how fast a FastCGI server answers", _BENCH, _from("bench")),
 }

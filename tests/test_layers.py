@@ -33,7 +33,10 @@ FLOORS = {
     "tools": [
         *["request_body", "client", "_load_answer", "_load_lane", "_load_loop", "_load", "load"],
         *["http_front", "demo", "bench", "ask", "top", "loading", "assembly", "dev_front"],
-        *["under_master", "check", "serve", "cli", "__main__"],
+        *["under_master", "check", "serve"],
+        *["findings", "probe", "socket_access", "doctor_address", "doctor_http", "doctor_serve"],
+        *["doctor_advice", "doctor_visit", "doctor_paths", "doctor_requests", "doctor_bodies"],
+        *["doctor_responses", "doctor_reach", "doctor", "cli", "__main__"],
     ],
 }
 LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in names}
