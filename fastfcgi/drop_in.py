@@ -75,6 +75,9 @@ class ThreadPool:
     def _idleCount(self) -> int:
         return 0 if self.engine is None else self.engine.idle
 
+    def shutdown(self) -> None:
+        """Nothing to wait for: run() has ended the threads."""
+
 
 class FlupNames:
     """The methods and attributes that flup's users override, call and set."""
@@ -84,7 +87,7 @@ class FlupNames:
     cgirequest_class = CGIRequest
     maxwrite = 8192
     inputStreamShrinkThreshold = 102400 - 8192
-    _connectionClass = Channel
+    _connectionClass: Any = Channel
     _jobClass: Any = None
     _jobArgs: tuple[Any, ...] = ()
 

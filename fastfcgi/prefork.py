@@ -22,7 +22,7 @@ from fastfcgi.wsgi import WSGIApplication
 # Options of what can be seen of a server, which each worker needs anew with its own board.
 _HOOK_OPTIONS: Final = ("ping_path", "status_path", "access_log", "slow_timeout", "slow_log")
 # flup took these and left them alone.
-_IGNORED: Final = ("multithreaded", "multiprocess", "jobClass", "jobArgs", "maxThreads", "threads")
+_IGNORED: Final = ("multithreaded", "multiprocess", "jobClass", "jobArgs", "threads")
 
 
 def _settings(
@@ -88,6 +88,7 @@ class WSGIServer(server.WSGIServer):
 
     Raises:
         ValueError: minSpare is less than 1, or more than maxSpare.
+        TypeError: An option that does not exist.
     """
 
     def __init__(
@@ -115,6 +116,8 @@ class WSGIServer(server.WSGIServer):
             raise ValueError("maxSpare must be at least as large as minSpare")
         for name in _IGNORED:
             options.pop(name, None)
+        if "maxThreads" in options:
+            raise TypeError("there is no option 'maxThreads' here, but maxChildren")
         if sockTimeout:
             options.setdefault("body_timeout", sockTimeout)
             options.setdefault("send_timeout", sockTimeout)

@@ -38,6 +38,15 @@ FLOORS = {
         *["doctor_advice", "doctor_visit", "doctor_paths", "doctor_requests", "doctor_bodies"],
         *["doctor_responses", "doctor_reach", "doctor", "cli", "__main__"],
     ],
+    "flup's names": [
+        *["flup._version", "flup.server", "flup.server.threadpool", "flup.server.threadedserver"],
+        *["flup.server.singleserver", "flup.server.record", "flup.server.blocking"],
+        *["flup.server.common", "flup.server.fcgi_base", "flup.server.fcgi"],
+        *["flup.server.fcgi_fork", "flup.server.fcgi_single", "flup.server.scgi_base"],
+        *["flup.server.scgi", "flup.server.scgi_fork", "flup.server.cgi"],
+        *["flup.server.paste_factory", "flup.client", "flup.client.forwarding"],
+        *["flup.client.fcgi_app", "flup.client.scgi_app", "flup", "flup.__main__"],
+    ],
 }
 LEVEL = {name: level for level, names in enumerate(FLOORS.values()) for name in names}
 
@@ -65,11 +74,18 @@ def _package() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def _files() -> dict[str, Path]:
+    """Every file of the package and its sub-packages, by its path there."""
+    found = [path for path in _package().rglob("*") if path.is_file()]
+    names = {path.relative_to(_package()).as_posix(): path for path in found}
+    return {name: path for name, path in names.items() if "__pycache__" not in name}
+
+
 def _sources() -> dict[str, str]:
     """File name -> source text of every .py, .pyx, .pxd and .pxi of the package."""
     kinds = (".py", ".pyx", ".pxd", ".pxi")
-    paths = [path for path in _package().iterdir() if path.suffix in kinds]
-    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+    files = _files().items()
+    return {name: path.read_text(encoding="utf-8") for name, path in files if path.suffix in kinds}
 
 
 def _in_cython(file: str) -> bool:
@@ -77,8 +93,16 @@ def _in_cython(file: str) -> bool:
 
 
 def _module(file: str) -> str:
-    """The module that a file is, or is part of."""
-    return PARTS.get(file, file.rpartition(".")[0])
+    """The module that a file is, or is part of; a sub-package is its own __init__."""
+    name = file.rpartition(".")[0].replace("/", ".")
+    return PARTS.get(file, name.removesuffix(".__init__"))
+
+
+def _known(name: str) -> str:
+    """The module that an import means: its longest beginning that is one."""
+    parts = name.split(".")
+    beginnings = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    return next((one for one in beginnings if one in LEVEL), parts[0])
 
 
 def _for_checkers_only(tree: ast.Module) -> set[ast.AST]:
@@ -131,8 +155,8 @@ def _imports(file: str, text: str, run: bool = False) -> Iterator[str]:
         head, _, rest = module.partition(".")
         if head != "fastfcgi":
             yield head
-        elif rest:
-            yield f"fastfcgi.{rest.partition('.')[0]}"
+        elif rest:  # from fastfcgi.A import X: a module A.X, or a name of A
+            yield from {f"fastfcgi.{_known(f'{rest}.{X}')}" for X in names or [""]}
         else:  # from fastfcgi import X: a module X, or a name of __init__
             modules = [f"fastfcgi.{X if X in LEVEL else '__init__'}" for X in names]
             yield from modules or ["fastfcgi.__init__"]
@@ -199,24 +223,23 @@ def test_no_imports_in_a_circle() -> None:
 
 def test_every_file_is_known() -> None:
     extra = [
-        path.name
-        for path in _package().iterdir()
-        if path.name not in ("py.typed", "__pycache__")
+        name
+        for name, path in _files().items()
+        if name not in ("py.typed", *PARTS, *DECLARATIONS)
         and path.suffix not in (".so", ".pyd")
-        and path.name not in (*PARTS, *DECLARATIONS)
-        and not (path.suffix in (".py", ".pyx", ".pxd", ".pyi") and path.stem in LEVEL)
+        and not (path.suffix in (".py", ".pyx", ".pxd", ".pyi") and _module(name) in LEVEL)
     ]
     assert extra == []
 
 
 def test_a_module_is_in_python_or_in_cython() -> None:
     """One in Cython has types for its users; what it is compiled with lies beside it."""
-    files = {path.name for path in _package().iterdir()}
+    files = {(_module(file), path.suffix) for file, path in _files().items()}
     for name in itertools.chain(*FLOORS.values()):
-        in_cython = f"{name}.pyx" in files
-        assert in_cython != (f"{name}.py" in files), name
-        assert in_cython == (f"{name}.pyi" in files), name
-        assert in_cython or f"{name}.pxd" not in files, name
+        in_cython = (name, ".pyx") in files
+        assert in_cython != ((name, ".py") in files), name
+        assert in_cython == ((name, ".pyi") in files), name
+        assert in_cython or (name, ".pxd") not in files, name
 
 
 @pytest.mark.parametrize(
@@ -247,6 +270,10 @@ def test_a_module_is_in_python_or_in_cython() -> None:
         ("server.py", "import rich"),
         ("server.py", "from fastfcgi.helpers import x"),
         ("helpers.py", "import os"),
+        ("prefork.py", "from fastfcgi.flup.server import fcgi_base"),
+        ("server.py", "import fastfcgi.flup.server.fcgi"),
+        ("flup/server/fcgi.py", "from fastfcgi.flup.server import fcgi\nimport numpy"),
+        ("flup/server/nothing.py", "import os"),
     ],
 )
 def test_what_is_not_allowed_is_found(file: str, text: str) -> None:

@@ -1,0 +1,54 @@
+"""flup.client.fcgi_app: a WSGI application in front of a FastCGI server."""
+
+from typing import Any
+
+from fastfcgi.client import Client
+from fastfcgi.flup._version import attribute
+from fastfcgi.flup.client.forwarding import Answer, Forwarder, body_of, length_of, one_address
+
+__all__ = ["FCGIApp"]
+
+__getattr__ = attribute
+
+
+class FCGIApp(Forwarder):
+    """Sends each request to a FastCGI server, over a connection of its own.
+
+    The body is read from wsgi.input as the server takes it; the response's is handed on as it
+    comes; STDERR goes to wsgi.errors.
+
+    Args:
+        command: Of flup, which never started it either.
+        connect: The path of a unix socket, or (host, port).
+        host, port: The same as connect=(host, port).
+        filterEnviron: Send what _environPrefixes, _environCopies and _environRenames name;
+            else all whose name is in capitals.
+
+    Raises:
+        AssertionError: Not exactly one of command and an address.
+        NotImplementedError: When it is called: it has a command.
+    """
+
+    def __init__(
+        self,
+        command: Any = None,
+        connect: "str | tuple[str, int | str] | None" = None,
+        host: str | None = None,
+        port: "int | str | None" = None,
+        filterEnviron: bool = True,
+    ) -> None:
+        connect = one_address(connect, host, port)
+        assert (command is None) != (connect is None), "either command or an address"
+        super().__init__(connect, filterEnviron)
+        self._command = command
+
+    def _ask(self, environ: dict[str, Any]) -> Answer:
+        if self._command is not None:
+            raise NotImplementedError("a FastCGI program is not started here; use connect")
+
+        def to_errors(data: bytes) -> None:
+            environ["wsgi.errors"].write(data.decode("utf-8", "replace"))
+
+        client = Client(self._address(), timeout=self.timeout)
+        body = body_of(environ, length_of(environ))
+        return client.request(self._params(environ), body, on_stderr=to_errors)
