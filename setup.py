@@ -20,11 +20,11 @@ def switched_on(name: str) -> bool:
 
 # Every module in Cython; "fastfcgi._codec" is fastfcgi/_codec.pyx.
 MODULES = [
-    *["_pairs", "_shapes", "_params", "_codec"],
-    *["active_request", "connection_settings", "endpoint", "connection"],
+    *["_pairs", "_shapes", "_params", "_codec", "_scgi"],
+    *["active_request", "connection_settings", "endpoint", "connection", "scgi_connection"],
     *["environ", "body", "head", "exchange", "wsgi"],
     *["board", "poller", "scores", "handler", "loop", "desk", "engine", "outbox", "service"],
-    *["line", "timeouts", "log_ids", "request", "channel", "acceptor"],
+    *["line", "timeouts", "log_ids", "request", "channel", "scgi_channel", "acceptor"],
 ]
 if sys.platform != "win32":
     MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load"]  # POSIX alone

@@ -16,7 +16,7 @@ from fastfcgi.exceptions import (
 )
 from fastfcgi.limits import Limits
 from fastfcgi.pages import package_version
-from fastfcgi.server import WSGIServer
+from fastfcgi.server import SCGIServer, WSGIServer
 
 __all__ = [
     "ConfigurationError",
@@ -27,6 +27,7 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RequestAborted",
+    "SCGIServer",
     "WSGIServer",
     "__version__",
 ]

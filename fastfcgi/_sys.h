@@ -74,6 +74,11 @@ static inline int ff_shutdown(Py_ssize_t fd) {
 
 static inline void ff_close(Py_ssize_t fd) { closesocket((SOCKET)fd); }
 
+static inline void ff_reset_at_close(Py_ssize_t fd) {
+    struct linger none = {1, 0};
+    setsockopt((SOCKET)fd, SOL_SOCKET, SO_LINGER, (const char *)&none, sizeof none);
+}
+
 static inline int ff_hung_up(Py_ssize_t fd) { (void)fd; return 0; }
 
 static inline int ff_wait_to_recv(Py_ssize_t fd, int milliseconds) {
@@ -237,6 +242,11 @@ static inline int ff_shutdown(Py_ssize_t fd) {
 }
 
 static inline void ff_close(Py_ssize_t fd) { close((int)fd); }
+
+static inline void ff_reset_at_close(Py_ssize_t fd) {
+    struct linger none = {1, 0};
+    setsockopt((int)fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
 
 /* Whether both directions are closed, as far as the system tells (unix sockets do). */
 static inline int ff_hung_up(Py_ssize_t fd) {

@@ -32,6 +32,8 @@ cdef extern from "_sys.h" nogil:
     Py_ssize_t ff_accept(Py_ssize_t fd, int* is_inet)
     int ff_shutdown(Py_ssize_t fd)
     void ff_close(Py_ssize_t fd)
+    # ff_close() will reset a TCP connection, and what it has not sent yet is lost.
+    void ff_reset_at_close(Py_ssize_t fd)
     bint ff_hung_up(Py_ssize_t fd)
     # Whether ff_recv() has something to say; the only one that waits.
     bint ff_wait_to_recv(Py_ssize_t fd, int milliseconds)

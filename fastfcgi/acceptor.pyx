@@ -19,6 +19,7 @@ from fastfcgi._sys cimport (
 from fastfcgi.channel cimport Channel
 from fastfcgi.engine cimport Engine
 from fastfcgi.handler cimport Handler, Worker
+from fastfcgi.scgi_channel cimport ScgiChannel
 from fastfcgi.service cimport Service
 
 from fastfcgi.engine import TICK
@@ -147,7 +148,10 @@ cdef class Acceptor(Handler):
         cdef Channel channel
         if self.checks_peers and not self.is_allowed(fd):
             return 0
-        channel = Channel.__new__(Channel)
+        if self.service.scgi:
+            channel = ScgiChannel.__new__(ScgiChannel)
+        else:
+            channel = Channel.__new__(Channel)
         channel.open(self.service, fd, is_inet)
         channel.served = served
         try:

@@ -13,7 +13,7 @@ from fastfcgi.sockets import parse_address
 
 # What WSGIServer takes under the same name.
 _SAME_NAME: Final = (
-    *("threads", "debug", "ping_path", "status_path", "mount"),
+    *("threads", "debug", "ping_path", "status_path", "mount", "protocol"),
     *sorted(LIMIT_NAMES),
 )
 

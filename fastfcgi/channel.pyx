@@ -12,7 +12,6 @@ from fastfcgi.board cimport Slot, write_text
 from fastfcgi.body cimport Body
 from fastfcgi.engine cimport Engine
 from fastfcgi.handler cimport Buffer
-from fastfcgi.request cimport request_on
 from fastfcgi.service cimport Service
 
 from fastfcgi import constants
@@ -33,27 +32,17 @@ cdef class Link(Connection):
     """The protocol's state of a channel; what it finds, the channel is told at once."""
 
     cdef ActiveRequest new_request(self):
-        self.channel.unstarted += 1
-        return request_on(self.channel)
+        return new_request_on(self.channel)
 
     cdef int request_received(self, ActiveRequest request, dict params) except -1:
-        (<Request>request).begin(params)
-        self.channel.newest = <Request>request
-        self.channel.params_since = -1.0  # others came later, and on a busy connection always do
-        return 0
+        return take_request(self.channel, <Request>request, params)
 
     cdef int input_received(
         self, ActiveRequest request, int stream, const uint8_t* data, Py_ssize_t size
     ) except -1:
-        cdef Request taker = <Request>request
-        cdef Body body = taker.body_of(stream)
-        taker.input_at = self.channel.received_at
-        cdef Py_ssize_t kept = body.append_bytes(data, size)
-        cdef Py_ssize_t freed = size - kept
-        if taker.spooling:
-            freed += taker.spill(body)
+        cdef Py_ssize_t freed = take_input(self.channel, <Request>request, stream, data, size)
         if freed:
-            self.input_read(taker, freed)
+            self.input_read(request, freed)
         return 0
 
     cdef int input_ended(self, ActiveRequest request, int stream) except -1:
@@ -278,15 +267,21 @@ cdef class Channel(TimedLine):
 
     cdef int refuse_peer(self, error, bytes begin) except -1:
         """The peer broke the protocol: nothing it sends can be understood any more."""
-        hint = ""
-        if self.served == 0 and begin[:1].isalpha():
-            hint = "; that looks like HTTP, but FastCGI is spoken here"
+        hint = self.hint(begin) if self.served == 0 else ""
         logger.error("connection of %s refused: %s%s", self.peer_name(), error, hint)
         self.connection.input_expected = True
         self.abort_requests()
         self.flush()
         self.outbox.clear()
         return self.finish_sending()
+
+    cdef str hint(self, bytes begin):
+        """What a stranger may be speaking, by its first bytes."""
+        if begin[:1].isalpha():
+            return "; that looks like HTTP, but FastCGI is spoken here"
+        if begin[:1].isdigit():
+            return "; that looks like SCGI, but FastCGI is spoken here"
+        return ""
 
     cdef int at_eof(self) except -1:
         """The peer sends no more. It may still take answers to what it sent whole."""

@@ -227,6 +227,8 @@ def _check_together(settings: Settings) -> None:
         refuse("workers", f"{settings.workers} is more than max-workers {settings.max_workers}")
     if settings.mount is not None and {"SCRIPT_NAME", "PATH_INFO"} & dict(settings.environ).keys():
         refuse("mount", "cannot be together with environ SCRIPT_NAME or PATH_INFO, which it sets")
+    if settings.http and settings.protocol != "fastcgi":
+        refuse("http", f"speaks FastCGI, and cannot be together with protocol {settings.protocol}")
     if settings.reload and settings.preload:
         refuse("reload", "cannot be together with preload, which loads the application but once")
     if settings.given("hard_timeout", "timeout").keys() == {"hard_timeout", "timeout"}:

@@ -4,17 +4,20 @@ Nothing that serves stands here; WSGIServer inherits these names so that changin
 the whole migration.
 """
 
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from fastfcgi import cgi
 from fastfcgi.cgi import CGIRequest
 from fastfcgi.channel import Channel
 from fastfcgi.constants import REQUEST_COMPLETE
 from fastfcgi.engine import Engine
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.request import Request
-from fastfcgi.sockets import is_allowed
+from fastfcgi.sockets import SocketOptions, default_addresses, is_allowed, open_listeners
 
 if TYPE_CHECKING:
     from fastfcgi.handoff import Others
@@ -52,6 +55,13 @@ def thread_count(threads: int | None, pool: dict[str, int], multithreaded: bool)
     if not isinstance(threads, int) or threads < 1:
         raise ConfigurationError(f"threads={threads!r} is not a number of at least 1")
     return threads if multithreaded else 1
+
+
+_NO_SOCKET: Final = (
+    "there is nothing to serve: file descriptor 0 is not a listening socket, systemd passed none,"
+    " and this was not started as a CGI program. Start it with spawn-fcgi or from the web server,"
+    " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000' (--bind likewise)"
+)
 
 
 class ThreadPool:
@@ -99,6 +109,12 @@ class FlupNames:
     _allowed: frozenset[str] | None = None
     _going = True
     _hupReceived = False
+
+    # What to listen on: flup's way to say it, ours, and how.
+    forceCGI: bool
+    _bindAddress: Any
+    _bind: Any
+    _socket_options: SocketOptions
 
     def __init__(self) -> None:
         self._oldSIGs: list[tuple[int, Any]] = []
@@ -169,3 +185,31 @@ class FlupNames:
 
     def _hupHandler(self, signum: int, frame: Any) -> None:
         self._exit(reload=True)
+
+    def _setupSocket(self) -> Any:
+        """Open what is to be listened on: a list of listeners, None for plain CGI."""
+        if isinstance(self._bindAddress, str):
+            # flup: a str is a path, whatever it looks like.
+            given: Any = "unix:" + self._bindAddress
+        else:
+            given = self._bind if self._bindAddress is None else self._bindAddress
+        if given is None:
+            given = self._default_addresses()
+            if given is None:
+                return None
+        elif not isinstance(given, Sequence) or isinstance(given, (str, tuple)):
+            given = [given]
+        return open_listeners(given, self._socket_options)
+
+    def _default_addresses(self) -> list[int] | None:
+        """What this process was started with, None for plain CGI."""
+        force = self.forceCGI or os.environ.get("FCGI_FORCE_CGI", "N").upper().startswith("Y")
+        given = None if force else default_addresses()
+        if given is None and not force and not cgi.is_cgi(os.environ):
+            raise ConfigurationError(_NO_SOCKET)
+        return given
+
+    def _cleanupSocket(self, sock: Any) -> None:
+        """Close what _setupSocket opened; files of sockets go with it."""
+        for listener in sock:
+            listener.close()

@@ -211,18 +211,20 @@ cdef str decoded_path(object path):
 
 
 cdef str remove_dot_segments(str path):
-    """RFC 3986 section 5.2.4, as web servers do before they split the path."""
+    """RFC 3986 section 5.2.4, as web servers do before they split the path. Where there are any,
+    two slashes are one: it has to be the path that a web server's rules were asked about, and those
+    that do not merge slashes send their own path."""
     if "/." not in path:
         return path
-    kept = []
+    kept = [""]
     segments = path.split("/")
     for segment in segments:
         if segment == "..":
             if len(kept) > 1:
                 kept.pop()
-        elif segment != ".":
+        elif segment not in ("", "."):
             kept.append(segment)
-    if segments[-1] in (".", ".."):
+    if segments[-1] in ("", ".", ".."):
         kept.append("")
     return "/".join(kept)
 
@@ -257,6 +259,9 @@ cdef bint mount_path(dict environ, str mount) except -1:
     cdef object uri
     cdef str path, below
     if is_empty(script_name):
+        if is_empty(path_info):
+            # nginx's scgi_params have the decoded path as this alone.
+            path_info = value_of(environ, "DOCUMENT_URI")
         path = "" if path_info is None else path_info
     elif is_empty(path_info):
         path = script_name

@@ -36,6 +36,8 @@ cdef class Outbox:
     cdef Piece* new_piece(self, Py_ssize_t wire) except NULL
     cdef int make_room(self) except -1
     cdef int add(self, const uint8_t* p, Py_ssize_t size) except -1
+    cdef int add_owned(self, const uint8_t* p, Py_ssize_t size, object owner) except -1
+    cdef int add_raw(self, bytes head, object data) except -1
     cdef int add_stream(
         self, int type, int request_id, bytes head, object data, int max_content, int min_padding
     ) except -1
@@ -52,5 +54,6 @@ cdef class Outbox:
     cdef int send(self, Py_ssize_t fd) except -1
     cdef Py_ssize_t send_pieces(self, Py_ssize_t fd) noexcept
     cdef Py_ssize_t send_file(self, Py_ssize_t fd, Piece* piece) noexcept
+    cdef Py_ssize_t send_raw_file(self, Py_ssize_t fd, Piece* piece) noexcept
     cdef int note(self, Py_ssize_t sent, int writes) except -1
     cdef int advance(self, Py_ssize_t sent) except -1

@@ -43,6 +43,8 @@ cdef enum:
     # once (16) even if the first is cut. Four such records fill a unix socket, so that peers begin
     # to take one while the next is sent.
     FILE_CONTENT = 48 * 1024
+    # Bytes of a file at once where there are no records.
+    RAW_CONTENT = 1024 * 1024
 
 cdef const uint8_t* PADDING = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
@@ -65,6 +67,18 @@ cdef inline Py_ssize_t wire_size(Py_ssize_t length, int max_content, int least) 
     cdef Py_ssize_t full = length // max_content, rest = length % max_content
     cdef Py_ssize_t size = full * (HEADER_LEN + max_content + padding_of(max_content, least))
     return size + HEADER_LEN + rest + padding_of(rest, least) if rest else size
+
+
+cdef object contiguous(object data):
+    """A memoryview of any buffer.
+
+    Raises:
+        BufferError: It has gaps.
+    """
+    data = PyMemoryView_FromObject(data)
+    if not PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(data), b"C"):
+        raise BufferError("a block of a stream is contiguous")
+    return data
 
 
 cdef class Outbox:
@@ -126,11 +140,35 @@ cdef class Outbox:
             piece.data = NULL
             return 0
         owner = p[:size]
+        return self.add_owned(<const uint8_t*>PyBytes_AS_STRING(owner), size, owner)
+
+    cdef int add_owned(self, const uint8_t* p, Py_ssize_t size, object owner) except -1:
+        """Bytes that are sent as they are, and stay where they are as long as their owner does."""
+        cdef Piece* piece
+        if size == 0:
+            return 0
         piece = self.new_piece(size)
-        piece.data = <const uint8_t*>PyBytes_AS_STRING(owner)
+        piece.data = p
         piece.data_owner = <PyObject*>owner
         Py_INCREF(owner)
         return 0
+
+    cdef int add_raw(self, bytes head, object data) except -1:
+        """add_stream() of a protocol without records."""
+        cdef Py_buffer* view
+        if head is not None:
+            self.add_owned(<const uint8_t*>PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head), head)
+        if data is None:
+            return 0
+        if isinstance(data, FilePart):
+            self.add_owned(NULL, data.size, data)
+            if data.size:
+                self.pieces[self.begin + self.count - 1].file = data.fd
+                self.pieces[self.begin + self.count - 1].offset = data.offset
+            return 0
+        data = contiguous(data)
+        view = PyMemoryView_GET_BUFFER(data)
+        return self.add_owned(<const uint8_t*>view.buf, view.len, data)
 
     cdef int add_stream(
         self, int type, int request_id, bytes head, object data, int max_content, int min_padding
@@ -153,10 +191,8 @@ cdef class Outbox:
                 self.add_stream(type, request_id, head, None, max_content, min_padding)
                 return self.add_file(type, request_id, data, max_content, min_padding)
             else:
-                data = PyMemoryView_FromObject(data)
+                data = contiguous(data)
                 view = PyMemoryView_GET_BUFFER(data)
-                if not PyBuffer_IsContiguous(view, b"C"):
-                    raise BufferError("a block of a stream is contiguous")
                 p = <const uint8_t*>view.buf
                 length = view.len
         if head is not None:
@@ -303,7 +339,7 @@ cdef class Outbox:
                 if not held:
                     ff_hold_sigpipe(&signals)
                     held = True
-                sent = self.send_file(fd, first)
+                sent = self.send_file(fd, first) if first.type else self.send_raw_file(fd, first)
             if sent < 0 and sent != -EAGAIN:
                 break
             writes += 1
@@ -359,6 +395,15 @@ cdef class Outbox:
             sent = ff_send_file(fd, header + HEADER_LEN - head, head, file, offset, part - done)
         return sent if sent else -EIO
 
+    cdef Py_ssize_t send_raw_file(self, Py_ssize_t fd, Piece* piece) noexcept:
+        """The same without records."""
+        cdef Py_ssize_t size = min(piece.wire - piece.sent, <Py_ssize_t>RAW_CONTENT), sent
+        cdef int file = piece.file
+        cdef int64_t offset = piece.offset + piece.sent
+        with nogil:
+            sent = ff_send_file(fd, NULL, 0, file, offset, size)
+        return sent if sent else -EIO
+
     cdef int advance(self, Py_ssize_t sent) except -1:
         """Drop what was sent."""
         cdef Piece* piece
@@ -385,6 +430,10 @@ cdef class Outbox:
     ):
         """add_stream()"""
         self.add_stream(type, request_id, head, data, max_content, min_padding)
+
+    def put_raw(self, bytes head, object data):
+        """add_raw()"""
+        self.add_raw(head, data)
 
     def send_to(self, Py_ssize_t fd):
         """send()"""

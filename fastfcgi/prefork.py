@@ -26,7 +26,13 @@ _IGNORED: Final = ("multithreaded", "multiprocess", "jobClass", "jobArgs", "thre
 
 
 def _settings(
-    least: int, most: int, children: int, requests: int, timeout: float | None, graceful: float
+    least: int,
+    most: int,
+    children: int,
+    requests: int,
+    timeout: float | None,
+    graceful: float,
+    protocol: str,
 ) -> MasterSettings:
     """flup's options as ours."""
     least = min(least, children)
@@ -39,7 +45,7 @@ def _settings(
         max_requests=requests,
         hard_timeout=timeout or None,
         graceful_timeout=graceful,
-        server_options={"threads": 1},
+        server_options={"threads": 1, "protocol": protocol},
     )
 
 
@@ -128,7 +134,8 @@ class WSGIServer(server.WSGIServer):
         )
         self._hook_options = {name: options.get(name) for name in _HOOK_OPTIONS}
         self._settings = _settings(
-            minSpare, maxSpare, maxChildren, maxRequests, timeout, self.limits.graceful_timeout
+            *(minSpare, maxSpare, maxChildren, maxRequests, timeout, self.limits.graceful_timeout),
+            options.get("protocol", "fastcgi"),
         )
         self._master_pid = 0
 

@@ -3,6 +3,7 @@
 
 import io
 import logging
+import sys
 import time
 
 from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN
@@ -262,8 +263,10 @@ cdef class Request(Exchange):
             ff_unlock(&line.lock)
 
     cpdef object write_error(self, bytes data):
-        """Send to FCGI_STDERR, as far as somebody is there to take it."""
+        """Send to FCGI_STDERR, as far as there is one and somebody takes it."""
         cdef Line line = self.line
+        if line.service.scgi:
+            return
         ff_lock(&line.lock)
         try:
             if self.ended or self.aborted:
@@ -391,13 +394,19 @@ cdef class Request(Exchange):
 
     @property
     def stderr(self):
-        return _Output(self.write_error)
+        return _Output(_write_stderr if self.line.service.scgi else self.write_error)
 
 
 cdef Request request_on(Line line):
     cdef Request request = Request.__new__(Request)
     request.line = line
     return request
+
+
+def _write_stderr(data):
+    """To this process's own, for web servers that take none."""
+    if sys.stderr is not None:
+        sys.stderr.write(data.decode("utf-8", "backslashreplace"))
 
 
 class _Output:

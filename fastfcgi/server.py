@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from fastfcgi import cgi, constants
@@ -32,8 +32,6 @@ from fastfcgi.sockets import (
     Listener,
     SocketOptions,
     allowed_peers,
-    default_addresses,
-    open_listeners,
     reserve_standard_fds,
 )
 from fastfcgi.wsgi import Gateway, WSGIApplication
@@ -43,15 +41,13 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("fastfcgi")
 
-_NO_SOCKET: Final = (
-    "there is nothing to serve: file descriptor 0 is not a listening socket, systemd passed none,"
-    " and this was not started as a CGI program. Start it with spawn-fcgi or from the web server,"
-    " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000' (--bind likewise)"
-)
+
+# What web servers may speak, and whether it is SCGI.
+PROTOCOLS: Final = {"fastcgi": False, "scgi": True}
 
 
 class WSGIServer(FlupNames):
-    """Serves a WSGI application over FastCGI 1.0.
+    """Serves a WSGI application over FastCGI 1.0, or over SCGI.
 
     Args:
         application: The WSGI callable (PEP 3333).
@@ -85,6 +81,8 @@ class WSGIServer(FlupNames):
             It becomes SCRIPT_NAME, and what follows it PATH_INFO, wherever the web server puts
             which part of the path; what is not below it is answered with 404. None leaves both as
             the web server sends them.
+        protocol: "fastcgi" or "scgi". SCGI has one request on a connection, and no stream for
+            wsgi.errors, which goes to stderr.
         **options: The fields of fastfcgi.limits.Limits by name; flup's maxThreads (as threads),
             minSpare and maxSpare.
 
@@ -120,6 +118,7 @@ class WSGIServer(FlupNames):
         board: Board | None = None,
         handoff: Pair | None = None,
         mount: str | None = None,
+        protocol: str = "fastcgi",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -128,6 +127,11 @@ class WSGIServer(FlupNames):
         self._mount = checked_mount(mount)
         if mount is not None and {"SCRIPT_NAME", "PATH_INFO"} & (environ or {}).keys():
             raise ConfigurationError("mount and environ both say where the application is; use one")
+        if protocol not in PROTOCOLS:
+            raise ConfigurationError(f"protocol={protocol!r} is not fastcgi or scgi")
+        self._scgi = PROTOCOLS[protocol]
+        if self._scgi and tuple(roles) != (constants.RESPONDER,):
+            raise ConfigurationError(f"roles={tuple(roles)!r}: SCGI knows responders alone")
         if not callable(application):
             raise TypeError(f"application is not callable: {application!r}")
         self.application = application
@@ -374,6 +378,7 @@ class WSGIServer(FlupNames):
         sys.exit(1 if request.abandoned else 0)
 
     def _new_gateway(self, run_once: bool) -> Gateway:
+        given = self._bindAddress is not None or self._bind is not None
         return Gateway(
             self.application,
             environ=self.environ,
@@ -381,7 +386,7 @@ class WSGIServer(FlupNames):
             multiprocess=self.multiprocess,
             run_once=run_once,
             debug=self.debug,
-            tee_errors=self._bindAddress is not None or self._bind is not None,
+            tee_errors=given or (self._scgi and not run_once),
             error_page=self.error,
             names_requests=self._hooks.names_requests,
             mount=self._mount,
@@ -407,7 +412,7 @@ class WSGIServer(FlupNames):
         )
         service = Service(
             self, self.engine, self._gateway, limits, settings, self.max_connections,
-            overridden=self._overrides("handler"),
+            overridden=self._overrides("handler"), scgi=self._scgi,
         )
         self.engine.deadlines = service.on_deadline
         self._hooks.install(service)
@@ -431,30 +436,13 @@ class WSGIServer(FlupNames):
             for acceptor in self._acceptors:
                 acceptor.resume()
 
-    def _setupSocket(self) -> Any:
-        """Open what is to be listened on: a list of listeners, None for plain CGI."""
-        if isinstance(self._bindAddress, str):
-            # flup: a str is a path, whatever it looks like.
-            given: Any = "unix:" + self._bindAddress
-        else:
-            given = self._bind if self._bindAddress is None else self._bindAddress
-        if given is None:
-            given = self._default_addresses()
-            if given is None:
-                return None
-        elif not isinstance(given, Sequence) or isinstance(given, (str, tuple)):
-            given = [given]
-        return open_listeners(given, self._socket_options)
 
-    def _default_addresses(self) -> list[int] | None:
-        """What this process was started with, None for plain CGI."""
-        force = self.forceCGI or os.environ.get("FCGI_FORCE_CGI", "N").upper().startswith("Y")
-        given = None if force else default_addresses()
-        if given is None and not force and not cgi.is_cgi(os.environ):
-            raise ConfigurationError(_NO_SOCKET)
-        return given
+class SCGIServer(WSGIServer):
+    """WSGIServer with protocol="scgi".
 
-    def _cleanupSocket(self, sock: Any) -> None:
-        """Close what _setupSocket opened; files of sockets go with it."""
-        for listener in sock:
-            listener.close()
+    Args:
+        application, *arguments, **options: As those of WSGIServer.
+    """
+
+    def __init__(self, application: WSGIApplication, *arguments: Any, **options: Any) -> None:
+        super().__init__(application, *arguments, **{"protocol": "scgi", **options})

@@ -20,6 +20,7 @@ cdef class Service:
     cdef public object giver        # called with a descriptor; set once, before `retiring` is
     cdef public dict pages          # path -> what makes a page of params; or None
     cdef public object access_log   # or None
+    cdef readonly bint scgi         # spoken in the place of FastCGI
     cdef readonly Py_ssize_t max_connections
     cdef Py_ssize_t max_body_memory
     cdef int64_t max_body_file

@@ -25,11 +25,12 @@ cdef class Service:
         limits: fastfcgi.limits.Limits.
         settings: Of each connection.
         max_connections: How many there may be.
+        scgi: SCGI is spoken on them, not FastCGI.
     """
 
     def __init__(
         self, server, Engine engine, Gateway gateway, limits, settings, max_connections,
-        overridden=False,
+        overridden=False, bint scgi=False,
     ):
         self.server = server
         self.engine = engine
@@ -37,6 +38,7 @@ cdef class Service:
         self.handler = server.handler if overridden else None
         self.limits = limits
         self.settings = settings
+        self.scgi = scgi
         self.channels = set()
         self.max_connections = max_connections
         self.max_body_memory = limits.max_body_memory
@@ -55,6 +57,8 @@ cdef class Service:
         cdef object script_name = params.get("SCRIPT_NAME"), path = params.get("PATH_INFO")
         if script_name:
             path = script_name + path if path else script_name
+        elif not path:
+            path = params.get("DOCUMENT_URI")  # all that nginx's scgi_params have
         return self.pages.get(path)
 
     cdef bytes answer_itself(self, Exchange request, object page):

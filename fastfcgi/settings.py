@@ -12,6 +12,7 @@ from typing import Any, Final
 from fastfcgi import values
 from fastfcgi.drop_in import DEFAULT_THREADS
 from fastfcgi.limits import Limits
+from fastfcgi.server import PROTOCOLS
 from fastfcgi.sockets import DEFAULT_BACKLOG
 
 
@@ -149,6 +150,13 @@ SECTIONS: Final[dict[str, list[Option]]] = {
             "unix:/path, unix:@abstract, host:port, [::1]:port, fd:3 or systemd; may be repeated",
             repeat=True,
             demo=True,
+        ),
+        Option(
+            "protocol",
+            "NAME",
+            values.choice(*PROTOCOLS),
+            "what web servers speak there: fastcgi or scgi",
+            "fastcgi",
         ),
         Option(
             "http",

@@ -52,7 +52,8 @@ cdef class TimedLine(Line):
                     self.lose(f"it took no response for send_timeout={self.service.send_timeout} s")
                 elif what == PARAMS:
                     seconds = self.timeout(self.service.header_timeout)
-                    self.lose(f"no whole PARAMS in header_timeout={seconds} s")
+                    wanted = "header" if self.service.scgi else "PARAMS"
+                    self.lose(f"no whole {wanted} in header_timeout={seconds} s")
                 elif what != BODY:
                     self.lose(None)
             self.update()

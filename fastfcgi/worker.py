@@ -373,6 +373,7 @@ class _Failure:
         duty = self._duty
         options: dict[str, Any] = {
             "threads": 1,
+            "protocol": duty.settings.server_options.get("protocol", "fastcgi"),
             "bind": [listener.sock for listener in duty.listeners],
             "board": duty.board,
         }

@@ -52,6 +52,7 @@ else:
         "test_lighttpd.py",
         "test_frontends.py",
         "test_mount_webservers.py",
+        "test_scgi_webservers.py",
         "test_start_methods.py",
         "test_trac.py",
         "test_prefork.py",

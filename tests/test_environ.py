@@ -101,6 +101,26 @@ def test_what_was_sent_is_kept():
     assert params.items() <= completed(**params).items()
 
 
+@pytest.mark.parametrize(
+    ("uri", "path_info"),
+    [
+        ("/admin//../x", "/x"),  # nginx asks its rules about /x
+        ("/a/b//../../x", "/x"),
+        ("/a//b/./c", "/a/b/c"),
+        ("/a//b/..", "/a/"),
+        ("/a/..//", "/"),
+        ("/a//", "/a//"),
+        ("/a//b", "/a//b"),
+        ("/a//b.c/.d", "/a/b.c/.d"),
+        ("//../x", "/x"),
+        ("/..", "/"),
+        ("/.", "/"),
+    ],
+)
+def test_dots_and_slashes_as_web_servers_take_them(uri, path_info):
+    assert completed(REQUEST_URI=uri)["PATH_INFO"] == path_info
+
+
 # ---------------------------------------------------------------------------- the scheme
 
 

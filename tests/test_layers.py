@@ -13,13 +13,17 @@ import pytest
 # From the bottom up. Modules of one floor may use each other, but not in a circle.
 FLOORS = {
     "ground": ["constants", "exceptions"],
-    "codec": ["_pairs", "_shapes", "_params", "_codec"],
-    "core": ["events", "states", "active_request", "connection_settings", "endpoint", "connection"],
+    "codec": ["_pairs", "_shapes", "_params", "_codec", "_scgi"],
+    "core": [
+        *["events", "states", "active_request", "connection_settings", "endpoint", "connection"],
+        "scgi_connection",
+    ],
     "gateway": ["environ", "body", "head", "file_wrapper", "exchange", "wsgi"],
     "server": [
         *["board", "reports", "limits", "sockets", "handoff", "poller", "scores"],
         *["handler", "loop", "desk", "engine"],
-        *["outbox", "service", "line", "timeouts", "log_ids", "request", "channel", "acceptor"],
+        *["outbox", "service", "line", "timeouts", "log_ids", "request", "channel"],
+        *["scgi_channel", "acceptor"],
         *["cgi", "drop_in"],
         *["status", "pages", "slow_watch", "hooks", "server"],
     ],

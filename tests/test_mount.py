@@ -65,6 +65,19 @@ def test_wherever_the_web_server_puts_the_path(parts, mount, below):
     assert paths(mount, *parts(mount, below), uri) == (mount, below)
 
 
+@pytest.mark.parametrize("said", [(None, None), ("", None), ("", "")])
+def test_document_uri_where_there_is_nothing_else(said):
+    """nginx's scgi_params; it is the path as nginx has cleaned it."""
+    request = FakeRequest()
+    sent = {"SCRIPT_NAME": said[0], "PATH_INFO": said[1], "REQUEST_URI": "/x//../a//%62"}
+    for name, value in {**sent, "DOCUMENT_URI": "/a/b"}.items():
+        request.params.pop(name, None)
+        if value is not None:
+            request.params[name] = value
+    handled(answering([b"x"]), request, mount="/a")
+    assert (request.params["SCRIPT_NAME"], request.params["PATH_INFO"]) == ("/a", "/b")
+
+
 def test_the_first_segment_as_script_name():
     """lighttpd at / without fix-root-scriptname."""
     assert paths("/", "/env", "/a b", "/env/a%20b?x=1") == ("", "/env/a b")

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, Any, str, str]] = {
     "pythonpath": ("lib", ["lib"], "", "not a text"),
     "environ": ("A=b=c", [("A", "b=c")], "A", "not NAME=VALUE"),
     "bind": ("./s", ["./s"], "nonsense", "not an address"),
+    "protocol": ("scgi", "scgi", "http", "not one of fastcgi, scgi"),
     "http": ("[::1]:80", ("::1", 80), "host", "not HOST:PORT"),
     "socket_mode": ("660", 0o660, "rw", "not an octal mode"),
     "backlog": NUMBER,

@@ -12,6 +12,7 @@ from fastfcgi.connection import ConnectionSettings
 from fastfcgi.constants import RESPONDER
 from fastfcgi.engine import READ, WRITE, Engine
 from fastfcgi.limits import Limits
+from fastfcgi.scgi_channel import ScgiChannel
 from fastfcgi.service import Service
 from fastfcgi.wsgi import Gateway
 
@@ -39,7 +40,14 @@ def still_engine(threads=1000, queue_size=0, **options):
 
 
 def new_service(
-    engine, server, app=None, roles=(RESPONDER,), values=None, max_connections=1000, **limits
+    engine,
+    server,
+    app=None,
+    roles=(RESPONDER,),
+    values=None,
+    max_connections=1000,
+    scgi=False,
+    **limits,
 ):
     """What the channels of an engine share."""
     limits = Limits(**limits)
@@ -53,7 +61,9 @@ def new_service(
     )
     gateway = Gateway(app or hello)
     overridden = hasattr(server, "handler")
-    return Service(server, engine, gateway, limits, settings, max_connections, overridden)
+    return Service(
+        server, engine, gateway, limits, settings, max_connections, overridden, scgi=scgi
+    )
 
 
 class Wired:
@@ -85,7 +95,8 @@ class Wired:
         self.sock, end = socket.socketpair(type=kind)
         self.sock.settimeout(DEADLINE)
         end.setblocking(False)
-        self.channel = Channel(self.service, end.detach(), is_inet)
+        kind = ScgiChannel if self.service.scgi else Channel
+        self.channel = kind(self.service, end.detach(), is_inet)
         self.channel.on_ready(READ)
         self.answers = wire.Answers()
         self.saw_end = False

@@ -1,0 +1,7 @@
+from fastfcgi.connection import Connection
+
+class ScgiConnection(Connection):
+    @property
+    def body_left(self) -> int: ...
+    @property
+    def abandoned(self) -> bool: ...
