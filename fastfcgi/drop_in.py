@@ -6,6 +6,7 @@ the whole migration.
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,13 @@ from fastfcgi.constants import REQUEST_COMPLETE
 from fastfcgi.engine import Engine
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.request import Request
-from fastfcgi.sockets import SocketOptions, default_addresses, is_allowed, open_listeners
+from fastfcgi.sockets import (
+    Listener,
+    SocketOptions,
+    default_addresses,
+    is_allowed,
+    open_listeners,
+)
 
 if TYPE_CHECKING:
     from fastfcgi.handoff import Others
@@ -62,6 +69,15 @@ _NO_SOCKET: Final = (
     " and this was not started as a CGI program. Start it with spawn-fcgi or from the web server,"
     " or name an address: bind='unix:/run/app.sock' or bind='127.0.0.1:9000' (--bind likewise)"
 )
+
+
+def listeners_of(sockets: Any) -> list[Listener]:
+    """What _setupSocket gave, as listeners: an overridden one may give a listening socket, as
+    flup's did."""
+    if isinstance(sockets, socket.socket):
+        sockets.setblocking(False)  # others may take what it was readable for
+        return [Listener(sockets)]
+    return list(sockets)
 
 
 class ThreadPool:
@@ -211,5 +227,5 @@ class FlupNames:
 
     def _cleanupSocket(self, sock: Any) -> None:
         """Close what _setupSocket opened; files of sockets go with it."""
-        for listener in sock:
+        for listener in [sock] if isinstance(sock, socket.socket) else sock:
             listener.close()

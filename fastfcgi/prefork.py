@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from fastfcgi import constants, server
 from fastfcgi.board import Board
+from fastfcgi.drop_in import listeners_of
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.handoff import Pair, open_pair
 from fastfcgi.hooks import Hooks
@@ -154,7 +155,7 @@ class WSGIServer(server.WSGIServer):
         sockets = self._setupSocket()
         if sockets is None:
             self._run_cgi()
-        self._listeners = list(sockets)
+        self._listeners = listeners_of(sockets)
         self._master_pid = os.getpid()
         master = _Master(self._settings, self, self._listeners)
         self._ready.set()

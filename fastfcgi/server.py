@@ -18,7 +18,13 @@ from fastfcgi import cgi, constants
 from fastfcgi.acceptor import Acceptor, Taker
 from fastfcgi.board import Board
 from fastfcgi.connection import ConnectionSettings
-from fastfcgi.drop_in import FlupNames, ThreadPool, take_pool_options, thread_count
+from fastfcgi.drop_in import (
+    FlupNames,
+    ThreadPool,
+    listeners_of,
+    take_pool_options,
+    thread_count,
+)
 from fastfcgi.engine import STOPPING_TICK, Engine
 from fastfcgi.environ import checked_mount
 from fastfcgi.exceptions import ConfigurationError
@@ -207,7 +213,7 @@ class WSGIServer(FlupNames):
             self._run_cgi()
         self._hupReceived = False
         try:
-            self._listeners = list(self._sockets)
+            self._listeners = listeners_of(self._sockets)
             self._gateway = self._new_gateway(run_once=False)
             board = self._hooks.begin()
             self._engine = Engine(self._threads, self.limits.queue_size, board=board)

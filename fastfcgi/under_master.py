@@ -18,6 +18,7 @@ from fastfcgi.assembly import (
 )
 from fastfcgi.config import Settings
 from fastfcgi.dev_front import front_process, private_address
+from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.loading import Application, LoadError, load_hook
 from fastfcgi.log_files import LogFiles
 from fastfcgi.master import Master
@@ -69,6 +70,9 @@ class Reloading:
             ConfigurationError, OSError: They are wrong; those of before stay.
         """
         settings = self._read()
+        if settings.protocol != self._settings.protocol:
+            # New workers get the connections that old ones have kept.
+            raise ConfigurationError("protocol is not changed by a reload, only by a restart")
         found = self.master_settings(settings)
         self._settings = settings
         return found

@@ -331,6 +331,22 @@ def test_setup_and_cleanup_of_the_socket_can_be_wrapped():
     assert calls == ["setup", "cleanup"]
 
 
+@needs_peer
+def test_setup_of_the_socket_may_give_a_socket():
+    """As flup's did: subclasses bind in ways of their own."""
+    opened = []
+
+    class Server(WSGIServer):
+        def _setupSocket(self):
+            sock = socket.create_server(TCP)
+            opened.append(sock)
+            return sock
+
+    with Serving(Server(hello)) as web:
+        assert web.get().status == 200
+    assert [sock.fileno() for sock in opened] == [-1]
+
+
 # --------------------------------------------------------------------- requests and errors
 
 

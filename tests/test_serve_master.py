@@ -186,6 +186,21 @@ def test_hup_reads_the_file_anew(folder: Path) -> None:
         assert command.stop() == 0
 
 
+def test_hup_does_not_change_the_protocol(folder: Path) -> None:
+    """New workers get the connections that web servers keep with old ones."""
+    file = folder / "site.toml"
+    text = 'application="site_app"\nbind="./s"\nworkers=1\nerror-log="log"\n'
+    file.write_text(text)
+    with Running(["serve", "--config=site.toml"], folder) as command:
+        ready(command, folder)
+        file.write_text(text + 'protocol="scgi"\n')
+        command.popen.send_signal(signal.SIGHUP)
+        complaint = "protocol is not changed by a reload"
+        wait_until(lambda: complaint in (folder / "log").read_text(), "the complaint")
+        assert asked(folder)["pid"]
+        assert command.stop() == 0
+
+
 def test_usr2_with_relative_paths(folder: Path) -> None:
     (folder / "etc").mkdir()
     (folder / "etc" / "site.toml").write_text('application="site_app"\nbind="./s"\nworkers=1')
