@@ -2,6 +2,7 @@
 #
 #   make demo       the demonstration application on http://127.0.0.1:8000
 #   make test       everything tests need, then all tests      (PYTEST_ARGS="-k codec -x")
+#   make matrix     the checks behind every web server, then README's table of them
 #   make docs       the documentation as a site, build/site/index.html
 #   make lint types coverage sanitize sdist wheel clean
 #   make bench      benchmarks, then fastfcgi beside other servers (BENCH_ARGS="--quick")
@@ -27,7 +28,7 @@ export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo servers test lint types docs bench bench-gate coverage sanitize sdist wheel clean distclean
+.PHONY: help venv demo servers test matrix lint types docs bench bench-gate coverage sanitize sdist wheel clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -66,6 +67,12 @@ servers:
 
 test: servers $(VENV)/.extra-test
 	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+# CI=true: what is not installed is a failure, not a cell that nobody has run.
+matrix: servers $(VENV)/.extra-test
+	CI=true $(bin)/python -m pytest $(filter-out %_table.py,$(wildcard tests/test_matrix_*.py)) \
+		--junitxml=build/matrix.xml -o junit_family=xunit1 $(PYTEST_ARGS)
+	$(bin)/python tests/matrix_table.py build/matrix.xml README.md
 
 lint: $(VENV)/.extra-lint
 	$(bin)/ruff check .

@@ -170,6 +170,10 @@ _BENCH: Final = (
     " answer, and tell how many there were per second and how long they took. An answer is right"
     " when it is complete and its status is below 400. Exit status: 0, or 1 when any was not right."
 )
+_CONFIG: Final = (
+    "Print a configuration of a web server, or of what starts the application, that works as it"
+    " is. Without SERVER, list those that are known."
+)
 
 # Name -> its line in the list, what its own help begins with, what adds its options.
 _COMMANDS: Final[dict[str, tuple[str, str, Callable[[Any], None]]]] = {
@@ -203,6 +207,11 @@ _COMMANDS: Final[dict[str, tuple[str, str, Callable[[Any], None]]]] = {
         "find out what is wrong between a web server and an application",
         _DOCTOR,
         _from("doctor"),
+    ),
+    "config": (
+        "print a configuration of a web server",
+        _CONFIG,
+        _from("site_command"),
     ),
     "bench": ("measure how fast a FastCGI server answers", _BENCH, _from("bench")),
 }

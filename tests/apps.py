@@ -9,6 +9,7 @@ hands the JSON object to WSGIServer as keyword arguments; without an argument it
 started with.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -81,8 +82,17 @@ def env(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     )
 
 
+def _sockets() -> list[str]:
+    """The sockets that the process has open, where /proc tells; each has a number of its own."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed in the meantime
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return [name for name in found if name.startswith("socket:")]
+
+
 def process(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Who serves: process id, user, argument list, and what is in the process's own environment."""
+    """Who serves: process id, user, arguments, names in the process's environment, sockets."""
     return _answer_json(
         start_response,
         {
@@ -91,6 +101,7 @@ def process(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             "gid": os.getgid(),
             "argv": sys.argv,
             "environment": sorted(os.environ),
+            "sockets": _sockets(),
         },
     )
 
@@ -180,6 +191,13 @@ def sleep(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return _answer(start_response, str(os.getpid()).encode())
 
 
+def span(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """/span/N: takes N milliseconds; from when to when they were, on the clock of the machine."""
+    begin = time.monotonic()
+    time.sleep(int(_segment(environ, 1, "0")) / 1000)
+    return _answer_json(start_response, {"pid": os.getpid(), "span": [begin, time.monotonic()]})
+
+
 _barriers: dict[int, threading.Barrier] = {}
 _barriers_lock = threading.Lock()
 
@@ -265,6 +283,7 @@ ROUTES: dict[str, Route] = {
     "long": too_long,
     "errors-log": errors_log,
     "sleep": sleep,
+    "span": span,
     "together": together,
     "waiting": waiting,
     "headers": headers,

@@ -13,11 +13,13 @@ import pytest
 # Their assertions are to tell as much as those of the tests.
 pytest.register_assert_rewrite("master_process", "fake_crew")
 pytest.register_assert_rewrite(
-    "processes", "runtimes", "http_client", "webserver_checks", "load_server"
+    "processes", "runtimes", "http_client", "fronts", "starting", "load_server", "webserver_checks"
 )
+pytest.register_assert_rewrite("checks_bodies", "checks_environ", "checks_failures", "checks_load")
 
 collect_ignore: list[str] = []
 if sys.platform == "linux":
+    from matrix import MOUNTS
     from processes import left_running, server_folder
     from runtimes import Runtime, public_runtime
 
@@ -32,6 +34,13 @@ if sys.platform == "linux":
         """The same for all tests of a file."""
         with server_folder() as path:
             yield path
+
+    @pytest.fixture(scope="class", params=MOUNTS.values(), ids=MOUNTS)
+    def front(request: pytest.FixtureRequest) -> Iterator[object]:
+        """The web server of the class of tests, with the checking application at the mount."""
+        assert request.cls is not None
+        with server_folder() as path, request.cls.run(request, path, request.param) as started:
+            yield started
 
     @pytest.fixture(scope="session")
     def public_python() -> Iterator[Runtime]:
@@ -48,16 +57,16 @@ if sys.platform == "linux":
 
 else:
     collect_ignore += [
-        "test_nginx.py",
-        "test_lighttpd.py",
-        "test_frontends.py",
         "test_mount_webservers.py",
         "test_scgi_webservers.py",
         "test_start_methods.py",
+        "test_start_cgi.py",
         "test_trac.py",
         "test_prefork.py",
         "test_reloader.py",
         *(path.name for path in Path(__file__).parent.glob("test_master*.py")),
+        *(path.name for path in Path(__file__).parent.glob("test_matrix*.py")),
+        *("test_site_running.py", "test_site_syntax.py", "test_site_docs.py", "test_site_scgi.py"),
     ]
     if not hasattr(socket, "AF_UNIX"):
         # They serve on unix sockets.

@@ -16,6 +16,10 @@ apache2 apache2
 libapache2-mod-fcgid /usr/lib/apache2/modules/mod_fcgid.so
 haproxy haproxy
 caddy caddy
+h2o h2o
+lighttpd-mod-openssl /usr/lib/lighttpd/mod_openssl.so
+openssl openssl
+systemd systemd-socket-activate
 spawn-fcgi spawn-fcgi
 multiwatch multiwatch
 libfcgi-bin cgi-fcgi

@@ -104,7 +104,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-COMMANDS = ["serve", "demo", "ping", "status", "request", "top", "doctor", "bench"]
+COMMANDS = ["serve", "demo", "ping", "status", "request", "top", "doctor", "config", "bench"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

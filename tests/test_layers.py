@@ -40,7 +40,10 @@ FLOORS = {
         *["under_master", "check", "serve"],
         *["findings", "probe", "socket_access", "doctor_address", "doctor_http", "doctor_serve"],
         *["doctor_advice", "doctor_visit", "doctor_paths", "doctor_requests", "doctor_bodies"],
-        *["doctor_responses", "doctor_reach", "doctor", "cli", "__main__"],
+        *["doctor_responses", "doctor_reach", "doctor"],
+        *["site", "site_nginx", "site_lighttpd", "site_lighttpd2", "site_apache", "site_haproxy"],
+        *["site_caddy", "site_h2o", "site_process", "site_command"],
+        *["cli", "__main__"],
     ],
     "flup's names": [
         *["flup._version", "flup.server", "flup.server.threadpool", "flup.server.threadedserver"],

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from http_client import Client, Site
 from master_process import Served
 from processes import DEADLINE, require, wait_until
 from test_master_upgrade import RUN
-from webservers import nginx
+from webservers import start
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,12 +72,14 @@ def behind_nginx(folder: Path) -> Iterator[tuple[Served, Visitors]]:
     more = "from fastfcgi.sockets import SocketOptions\n"
     options = f"workers={WORKERS}, pidfile='app.pid', socket_options=SocketOptions(mode=0o666)"
     with Served(folder, options, more, run=RUN, begin=WORKERS) as served:
-        with nginx(folder, served.address) as server:
-            sites = [server.sites["root-kept"], server.sites["root-unkept"]]
-            with Visitors(sites) as visitors:
-                yield served, visitors
-        for path in folder.glob("nginx*"):
-            path.is_dir() or path.unlink()
+        with (
+            start("nginx", folder, served.address) as kept,
+            start("nginx", folder, served.address, keep_alive=False) as unkept,
+            Visitors([kept.site, unkept.site]) as visitors,
+        ):
+            yield served, visitors
+        for path in folder.glob("nginx-*"):
+            shutil.rmtree(path)
         (folder / "version.txt").unlink()
         served.send(signal.SIGTERM)
         assert served.wait() == 0

@@ -4,26 +4,24 @@ Who asks is cgi-fcgi, the FastCGI client of the reference implementation, or the
 started the script.
 """
 
+import concurrent.futures
 import contextlib
-import json
 import os
 import pwd
 import signal
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from http_client import HOST, Site, fetch
+from checks_bodies import MEGABYTE, sha256
+from http_client import HOST, fetch
 from processes import (
     AS_ROOT,
     DEADLINE,
     SERVER_USER,
-    Address,
     Process,
     alive,
     children,
@@ -34,64 +32,10 @@ from processes import (
     wait_until,
 )
 from runtimes import Runtime, own_runtime
-from webserver_checks import MEGABYTE, sha256
-from webservers import apache_fcgid, lighttpd_bin_path, lighttpd_cgi
+from starting import FRONT_END, ask, check_serves, request_env, start
+from webservers import start as start_web_server
 
 pytestmark = pytest.mark.webserver
-
-FRONT_END = """
-from apps import application
-from fastfcgi import WSGIServer
-
-WSGIServer(application).run()
-"""
-
-
-@dataclass(frozen=True)
-class Response:
-    """What came out of a CGI program."""
-
-    head: list[str]
-    body: bytes
-    stderr: str
-    code: int
-
-    def json(self) -> Any:
-        """The body of a 200 as JSON."""
-        assert self.head[0] == "Status: 200 OK", (self.head, self.stderr)
-        return json.loads(self.body)
-
-
-def request_env(target: str, method: str = "GET", length: int | None = None) -> dict[str, str]:
-    """The CGI variables of a request (RFC 3875)."""
-    path, _, query = target.partition("?")
-    env = {
-        "GATEWAY_INTERFACE": "CGI/1.1",
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": "/app",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": HOST,
-    }
-    return env if length is None else {**env, "CONTENT_LENGTH": str(length)}
-
-
-def run_cgi(command: list[str], env: Mapping[str, str], body: bytes = b"") -> Response:
-    """Run a CGI program to its end."""
-    done = subprocess.run(command, input=body, env=env, capture_output=True, timeout=DEADLINE)
-    head, _, content = done.stdout.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    return Response(lines, content, done.stderr.decode(errors="replace"), done.returncode)
-
-
-def ask(address: Address, target: str, method: str = "GET", body: bytes = b"") -> Response:
-    """Send a request to a FastCGI application by cgi-fcgi."""
-    where = address if isinstance(address, str) else "{}:{}".format(*address)
-    command = [require("cgi-fcgi"), "-bind", "-connect", where]
-    return run_cgi(command, request_env(target, method, len(body) if body else None), body)
 
 
 @pytest.fixture
@@ -105,12 +49,6 @@ def script(folder: Path) -> Path:
 def public_script(folder: Path, public_python: Runtime) -> Path:
     """The front-end script, for those who run as the web servers' user."""
     return public_python.script(folder / "app.fcgi", FRONT_END)
-
-
-def start(folder: Path, *command: str | Path, **env: str) -> Process:
-    """Start a command with what our own runtime needs in its environment, and env."""
-    words = [str(word) for word in command]
-    return Process(words, folder, Path(words[0]).name, {**own_runtime().env, **env})
 
 
 # spawn-fcgi ---------------------------------------------------------------------------------------
@@ -186,14 +124,18 @@ def test_spawn_fcgi_as_another_user(
     require("cgi-fcgi")
     assert SERVER_USER
     entry = pwd.getpwnam(SERVER_USER)
-    who = ["-u", SERVER_USER, "-g", str(entry.pw_gid), "-M", "0660"]
+    nobody = pwd.getpwnam("nobody")
+    who = ["-u", SERVER_USER, "-g", str(entry.pw_gid), "-M", "0640"]
+    owner = ["-U", "nobody", "-G", str(nobody.pw_gid)]
     with orphans_adopted() as wait_for_exit:
-        [pid] = spawn_daemons(folder, public_script, public_python.env, *who)
+        [pid] = spawn_daemons(folder, public_script, public_python.env, *who, *owner)
         with ended([pid]):
             process = ask(f"{folder}/s", "/process").json()
             assert (process["pid"], process["uid"]) == (pid, entry.pw_uid)
-            mode = os.stat(f"{folder}/s")
-            assert (mode.st_uid, stat.S_IMODE(mode.st_mode)) == (entry.pw_uid, 0o660)
+            assert process["gid"] == entry.pw_gid
+            file = os.stat(f"{folder}/s")
+            assert (file.st_uid, file.st_gid) == (nobody.pw_uid, nobody.pw_gid)
+            assert stat.S_IMODE(file.st_mode) == 0o640
             os.kill(pid, signal.SIGTERM)
             assert wait_for_exit(pid) == 0
 
@@ -211,6 +153,26 @@ def test_spawn_fcgi_two_processes_on_one_socket(folder: Path, script: Path) -> N
             assert wait_for_exit(pids[0]) == 0
             for _ in range(5):
                 assert ask(f"{folder}/s", "/process").json()["pid"] == pids[1]
+            os.kill(pids[1], signal.SIGTERM)
+            assert wait_for_exit(pids[1]) == 0
+
+
+def test_spawn_fcgi_two_processes_behind_nginx(folder: Path, script: Path) -> None:
+    """Both serve; when one is stopped, nginx's idle connections to it are no trouble."""
+    with orphans_adopted() as wait_for_exit:
+        pids = spawn_daemons(folder, script, own_runtime().env, "-F", "2", "-M", "0666")
+        with ended(pids), start_web_server("nginx", folder, f"{folder}/s") as nginx:
+            wait_until(lambda: all(handles_term(pid) for pid in pids), "both to run")
+
+            def serving(_: object) -> int:
+                pid: int = fetch(nginx.site, "/span/20").json()["pid"]
+                return pid
+
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                wait_until(lambda: {*pool.map(serving, range(8))} == {*pids}, "both to serve")
+                os.kill(pids[0], signal.SIGTERM)
+                assert wait_for_exit(pids[0]) == 0
+                assert set(pool.map(serving, range(40))) == {pids[1]}
             os.kill(pids[1], signal.SIGTERM)
             assert wait_for_exit(pids[1]) == 0
 
@@ -241,45 +203,21 @@ def two_children(pid: int) -> list[int]:
     return found if len(found) == 2 and all(handles_term(child) for child in found) else []
 
 
-# web servers that start it themselves -------------------------------------------------------------
+# lighttpd, which starts it itself; Apache's mod_fcgid is in test_matrix_apache.py -----------------
 
 
 def test_lighttpd_bin_path(folder: Path, public_script: Path, public_python: Runtime) -> None:
-    with lighttpd_bin_path(folder, public_script, public_python.env) as server:
-        site = server.sites["root"]
+    two = {'"max-procs" => 1': '"max-procs" => 2'}
+    options: Any = {"script": public_script, "env": public_python.env, "changed": two}
+    with start_web_server("lighttpd-bin-path", folder, **options) as server:
         pids = wait_until(lambda: two_children(server.pid), "two processes")
         for _ in range(10):
-            process = fetch(site, "/process").json()
+            process = fetch(server.site, "/process").json()
             assert process["pid"] in pids
             assert process["uid"] != 0
-        check_serves(site)
+        check_serves(server.site)
         server.stop()  # 0 or 1 is lighttpd's own affair, whether its processes end is ours
         wait_until(lambda: not any(alive(pid) for pid in pids), "its processes to end")
-
-
-def test_apache_mod_fcgid(folder: Path, public_script: Path, public_python: Runtime) -> None:
-    with apache_fcgid(folder, public_script, public_python.env) as server:
-        for site in server.sites.values():
-            environ = fetch(site, "/env/a%20b?c=d").json()
-            assert environ["SCRIPT_NAME"] == site.prefix
-            assert environ["PATH_INFO"] == "/env/a b"
-            assert environ["QUERY_STRING"] == "c=d"
-            check_serves(site)
-        pid = fetch(server.sites["root"], "/process").json()["pid"]
-        server.stop()
-        wait_until(lambda: not alive(pid), "its process to end")
-
-
-def check_serves(site: Site, prefix: str = "") -> None:
-    """A body up, one down, a failure."""
-    body = os.urandom(MEGABYTE)
-    answer = fetch(site, prefix + "/digest", "POST", body).json()
-    assert answer == {"length": len(body), "sha256": sha256(body)}
-    assert len(fetch(site, prefix + "/size/1000000").body) == 1000000
-    head = fetch(site, prefix + "/size/1000", "HEAD")
-    assert (head.status, head.body) == (200, b"")
-    assert fetch(site, prefix + "/error").status == 500
-    assert fetch(site, prefix + "/ignore", "POST", body).body == b"ignored"
 
 
 # systemd ------------------------------------------------------------------------------------------
@@ -322,76 +260,34 @@ def test_listen_fds(folder: Path, script: Path) -> None:
     assert os.path.exists(address)  # systemd's: it listens on
 
 
+def test_listen_fds_all_of_them(folder: Path, script: Path) -> None:
+    addresses = [f"{folder}/{name}" for name in "abc"]
+    with activate(folder, script, *addresses) as process:
+        for address in addresses:
+            process.wait_for(address)
+            assert ask(address, "/process").json()["pid"] == process.pid
+        assert process.stop() == 0, process.log()
+
+
+def test_systemd_socket_activate(folder: Path, script: Path) -> None:
+    """systemd's own program, which starts the script at the first connection."""
+    address = f"{folder}/s"
+    variables = [f"-E{name}" for name in own_runtime().env]
+    command = [require("systemd-socket-activate"), "-l", address, *variables, script]
+    with start(folder, *command) as process:
+        wait_until(lambda: os.path.exists(address), "the socket")
+        answer = ask(address, "/process").json()
+        assert answer["pid"] == process.pid
+        assert not [name for name in answer["environment"] if name.startswith("LISTEN_")]
+        assert process.stop() == 0, process.log()
+
+
 def test_listen_fds_of_another_process(folder: Path, script: Path) -> None:
     """LISTEN_PID says whom the sockets are for; for others they do not exist: this is plain CGI."""
     request = request_env("/env")
     with activate(folder, script, f"{folder}/s", pid_offset=1, **request) as process:
         assert process.wait() == 0
         assert process.log().startswith("Status: 200 OK\n")
-
-
-# plain CGI ----------------------------------------------------------------------------------------
-
-
-def run_script(script: Path, target: str, method: str = "GET", body: bytes = b"") -> Response:
-    """Run the front-end script as plain CGI."""
-    cgi = request_env(target, method, len(body) if body else None)
-    return run_cgi([str(script)], {**environment(own_runtime().env), **cgi}, body)
-
-
-def test_plain_cgi(script: Path) -> None:
-    response = run_script(script, "/env/a b?c=d")
-    environ = response.json()
-    assert (response.code, response.stderr) == (0, "")
-    assert "Content-Type: application/json" in response.head
-    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("/app", "/env/a b")
-    assert environ["QUERY_STRING"] == "c=d"
-    assert environ["wsgi.run_once"] is True
-    assert environ["wsgi.multithread"] is False
-
-
-def test_plain_cgi_utf8(script: Path) -> None:
-    environ = run_script(script, "/env/é€").json()
-    assert environ["PATH_INFO"] == "/env/é€".encode().decode("latin-1")
-
-
-def test_plain_cgi_bodies(script: Path) -> None:
-    body = os.urandom(MEGABYTE)
-    assert run_script(script, "/digest", "POST", body).json()["sha256"] == sha256(body)
-    assert run_script(script, "/echo", "POST", body).body == body
-    assert run_script(script, "/ignore", "POST", body).body == b"ignored"
-    assert run_script(script, "/size/1000", "HEAD").body == b""
-
-
-def test_plain_cgi_errors(script: Path) -> None:
-    response = run_script(script, "/error?text=something")
-    assert response.head[0].startswith("Status: 500")
-    assert "RuntimeError: something" in response.stderr
-    assert "something" not in response.body.decode()
-    assert run_script(script, "/errors-log?text=noted").stderr == "noted\n"
-
-
-def test_forced_cgi(folder: Path, script: Path) -> None:
-    """FCGI_FORCE_CGI: plain CGI although descriptor 0 is a listening socket."""
-    listening = socket.socket(socket.AF_UNIX)
-    with contextlib.closing(listening):
-        listening.bind(f"{folder}/s")
-        listening.listen()
-        env = {**own_runtime().env, **request_env("/env"), "FCGI_FORCE_CGI": "Y"}
-        options: Any = {"stdin": listening.fileno()}
-        with Process([str(script)], folder, "forced", env, **options) as process:
-            assert process.wait() == 0
-            assert process.log().startswith("Status: 200 OK\n")
-
-
-def test_cgi_through_lighttpd(folder: Path, public_python: Runtime) -> None:
-    script = public_python.script(folder / "app.cgi", FRONT_END)
-    with lighttpd_cgi(folder, script, public_python.env) as server:
-        site = server.sites["root"]
-        environ = fetch(site, "/app.cgi/env/%C3%A9%20b?c=d").json()
-        assert environ["SCRIPT_NAME"] == "/app.cgi"
-        assert environ["PATH_INFO"] == "/env/é b".encode().decode("latin-1")
-        check_serves(site, "/app.cgi")
 
 
 # cgi-fcgi as the client ---------------------------------------------------------------------------

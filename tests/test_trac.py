@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from checks_bodies import MEGABYTE
 from http_client import HOST, Answer, Client, Site
 from processes import SERVER_USER, Process, missing, require
 from runtimes import Runtime, public_runtime
-from webserver_checks import MEGABYTE
-from webservers import lighttpd
+from webservers import start
 
 pytestmark = pytest.mark.webserver
 
@@ -72,8 +72,11 @@ def sites(module_folder: Path) -> Iterator[dict[str, Site]]:
         process.wait_for(address)
         if SERVER_USER:
             assert os.stat(f"/proc/{process.pid}").st_uid == pwd.getpwnam(SERVER_USER).pw_uid
-        with lighttpd(module_folder, address, "/trac") as server:
-            yield dict(server.sites)
+        with (
+            start("lighttpd", module_folder, address) as root,
+            start("lighttpd", module_folder, address, "/trac") as below,
+        ):
+            yield {"root": root.site, "path": below.site}
         assert process.stop(signal.SIGTERM) == 0, process.log()
         assert "Traceback" not in process.log()
 

@@ -1,57 +1,318 @@
-"""Real web servers in front of a FastCGI application, on free ports of 127.0.0.1.
+"""Real web servers in front of a FastCGI application, on what `fastfcgi config` prints for them.
 
-Each function starts one server with a configuration written into the given folder and returns it
-listening; use it in a with block. Its sites are the ways the application is mounted there: "root"
-at /, "path" at /wsgi.
+start() begins one of WEB_SERVERS on a free port of 127.0.0.1, in a folder of its own. Of what is
+printed it changes only what a kind names in `changed`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import grp
+import io
+import os
+import pwd
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from http_client import HOST, Site
-from processes import SERVER_USER, Process, free_ports, missing, require
+from processes import SERVER_USER, Process, free_ports, give_to_server, missing, require
 
-MOUNT = "/wsgi"  # where the application is in the sites named "path..."
+from fastfcgi import cli
+
+
+@dataclass(frozen=True)
+class WebServerKind:
+    """A web server and what is special about it.
+
+    Attributes:
+        server: What `fastfcgi config` calls it.
+        command: How it is started in the foreground; CONFIG is the file, FOLDER its folder.
+        options: More options of `fastfcgi config`.
+        changed: Printed text -> what tests need in its place.
+        starts_application: It needs a script instead of an address.
+        needs_mount: Below a path, the application has to be told where (SCRIPT_NAME is empty).
+        cleans_paths: It makes one slash of two and resolves dots.
+        logs_stderr: FCGI_STDERR reaches its log.
+        cuts_unfinished: Without END_REQUEST the client's answer is cut, without a length too.
+        keeps_connections: It keeps connections to the application.
+        sends_http_proxy: A header named Proxy arrives as HTTP_PROXY.
+        clients: How many at once it takes without errors of its own.
+    """
+
+    server: str
+    command: Sequence[str]
+    options: Sequence[str] = ()
+    changed: Mapping[str, str] = field(default_factory=dict)
+    starts_application: bool = False
+    needs_mount: bool = False
+    cleans_paths: bool = True
+    logs_stderr: bool = True
+    cuts_unfinished: bool = False
+    keeps_connections: bool = False
+    sends_http_proxy: bool = False
+    clients: int = 50
+
+    @property
+    def program(self) -> str:
+        """What has to be installed."""
+        return self.command[0]
+
+
+# -e: before it has read its configuration it would write into a log folder of root's.
+_NGINX = ["nginx", "-e", "stderr", "-p", "FOLDER", "-g", "daemon off;", "-c", "CONFIG"]
+
+# Kept client connections are cut when a process has no thread left, or is one too many.
+_THREADS = {
+    "StartServers": 2,
+    "ServerLimit": 2,
+    "ThreadsPerChild": 64,
+    "MaxRequestWorkers": 128,
+    "MinSpareThreads": 1,
+    "MaxSpareThreads": 128,
+}
+_APACHE = [
+    *("apache2", "-DFOREGROUND", "-f", "CONFIG"),
+    *(word for name, number in _THREADS.items() for word in ("-c", f"{name} {number}")),
+]
+_HAPROXY = ["haproxy", "-db", "-f", "CONFIG"]
+_LIGHTTPD = ["lighttpd", "-D", "-f", "CONFIG"]
+
+# Tests count descriptors; idle connections would be kept for 5 seconds.
+_PURGED = {" proto fcgi\n": " proto fcgi pool-purge-delay 1s\n"}
+# Each thread has connections of its own, and one connection is to carry all.
+_ONE_THREAD = {"global\n    user": "global\n    nbthread 1\n    user", **_PURGED}
+_FIXED = "    option mpxs-conns  # many requests at once on a connection\n    option max-reqs 32\n"
+
+
+def _haproxy(*options: str, changed: Mapping[str, str], clients: int = 50) -> WebServerKind:
+    return WebServerKind(
+        "haproxy",
+        _HAPROXY,
+        options,
+        changed,
+        cleans_paths=False,
+        cuts_unfinished=True,
+        keeps_connections=True,
+        clients=clients,
+    )
+
+
+WEB_SERVERS = {
+    "nginx": WebServerKind(
+        "nginx",
+        _NGINX,
+        # Each worker process keeps connections of its own.
+        changed={"worker_processes auto;": "worker_processes 1;"},
+        keeps_connections=True,
+    ),
+    "lighttpd": WebServerKind("lighttpd", _LIGHTTPD),
+    "lighttpd-bin-path": WebServerKind("lighttpd-bin-path", _LIGHTTPD, starts_application=True),
+    "apache": WebServerKind("apache", _APACHE, cuts_unfinished=True, keeps_connections=True),
+    "apache-fcgid": WebServerKind(
+        "apache-fcgid", _APACHE, cuts_unfinished=True, starts_application=True
+    ),
+    "haproxy": _haproxy(changed=_PURGED),
+    # 2.6 answers 500 ("IH" in its log) when many bodies at once fill a shared connection's buffer.
+    "haproxy-mpxs": _haproxy("--multiplex", changed=_ONE_THREAD, clients=8),
+    "haproxy-get-values": _haproxy(
+        "--multiplex", changed={**_ONE_THREAD, _FIXED: "    option get-values\n"}, clients=8
+    ),
+    "caddy": WebServerKind(
+        "caddy",
+        ["caddy", "run", "--config", "CONFIG", "--adapter", "caddyfile"],
+        cleans_paths=False,
+        logs_stderr=False,
+    ),
+    "h2o": WebServerKind(
+        "h2o",
+        ["h2o", "-m", "worker", "-c", "CONFIG"],
+        cleans_paths=False,
+        needs_mount=True,
+        keeps_connections=True,
+        sends_http_proxy=True,
+    ),
+}
 
 
 class WebServer(Process):
-    """A running web server, its sites by name, and what is special about it."""
+    """A running web server with one site; the attributes of its kind are its own too."""
 
-    sites: Mapping[str, Site]
-    cleans_paths = True  # makes one slash of two, resolves dots
-    logs_stderr = True  # FCGI_STDERR reaches its log
-    cuts_unfinished = False  # no END_REQUEST: the client's answer is cut without a length too
-    clients = 50  # how many at once it takes without errors of its own
+    name_of_kind: str
+    kind: WebServerKind
+    site: Site
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_") or "kind" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.kind, name)
+
+    def log(self) -> str:
+        """What it has written to stdout, stderr and its error log."""
+        error_log = self.log_path.parent / "error.log"
+        more = error_log.read_text(errors="replace") if error_log.exists() else ""
+        return super().log() + more
 
 
-def _start(
+def printed(*arguments: str) -> str:
+    """What `fastfcgi config` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main(["config", *arguments]) == 0
+    return out.getvalue()
+
+
+def start(
+    name: str,
     folder: Path,
-    command: Sequence[str],
-    site_names: Iterable[str],
-    configure: Callable[[Mapping[str, Site]], str],
-    env: Mapping[str, str] | None = None,
-    mount: str = MOUNT,
+    address: str | tuple[Any, ...] | None = None,
+    mount: str = "",
+    *,
+    tls: bool = False,
+    changed: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> WebServer:
-    """Write the configuration, start the server (CONFIG in its command is that file), wait for it.
+    """A web server in front of an application, listening; use it in a with block.
 
-    Another process may take one of the free ports first: then the server ends, and gets other ones.
+    Args:
+        name: of WEB_SERVERS.
+        folder: where it gets a folder of its own.
+        address: of the application: the path of a unix socket, or host and port.
+        mount: its path, "" for all of the site.
+        tls: whether the site has TLS, with a certificate that it signed itself.
+        changed: printed text -> what is needed in its place.
+        options: script, env, static, host, stream, keep_alive, protocol; see _arguments().
     """
-    name = Path(command[0]).name
-    config = folder / f"{name}.conf"
-    names = list(site_names)
+    kind, place = WEB_SERVERS[name], _place(folder, name)
+    words = _arguments(kind, place, address, mount, **options)
+    for option, path in zip(("cert", "key"), certificate(place) if tls else (), strict=False):
+        words.append(f"--tls-{option}={path}")
+    replaced = {**kind.changed, **(changed or {})}
+    if kind.server == "h2o" and SERVER_USER:
+        replaced["user: "] = "# user: "  # it runs as that user already
+
+    def configure(port: int) -> str:
+        text = printed(*words, "--listen", f"{HOST}:{port}")
+        for old, new in replaced.items():
+            assert old in text, f"{old!r} is not in:\n{text}"
+            text = text.replace(old, new)
+        return text
+
+    server = _run(kind, place, configure, mount, tls)
+    server.name_of_kind = name
+    return server
+
+
+def _arguments(
+    kind: WebServerKind,
+    place: Path,
+    address: str | tuple[Any, ...] | None,
+    mount: str,
+    *,
+    script: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    static: Mapping[str, Path] | None = None,
+    host: str = "",
+    stream: bool = False,
+    keep_alive: bool = True,
+    protocol: str = "fastcgi",
+) -> list[str]:
+    """What `fastfcgi config` is given.
+
+    Args:
+        script: what the web server starts, in place of an address.
+        env: environment of the script.
+        static: URL path -> folder of files.
+        host: name of the site, "" for any.
+        stream, keep_alive, protocol: as they are called there.
+    """
+    words = [kind.server, "--state-dir", str(place), "--root", str(place / "www"), *kind.options]
+    words += ["--mount", mount or "/"]
+    if not kind.starts_application:
+        assert address is not None
+        words += ["--address", _text(address)]
+    elif kind.server == "lighttpd-bin-path":
+        words += ["--address", str(place / "bin.sock")]
+    words += ["--script", str(script)] if script else []
+    words += [word for key, value in (env or {}).items() for word in ("--env", f"{key}={value}")]
+    # Caddy runs as whoever starts it.
+    words += ["--user", user_and_group()] if kind.server != "caddy" else []
+    words += [f"--static={url}={path}" for url, path in (static or {}).items()]
+    words += ["--host", host] if host else []
+    words += ["--stream"] if stream else []
+    words += [] if keep_alive else ["--no-keep-alive"]
+    return [*words, *([] if protocol == "fastcgi" else ["--protocol", protocol])]
+
+
+def require_modules(text: str) -> None:
+    """Skip the test (in CI: fail it) where a module that a configuration loads is not installed."""
+    modules = re.findall(r"^ *LoadModule \S+ (/\S+)$", text, re.MULTILINE)
+    if '"mod_openssl"' in text:
+        modules.append("/usr/lib/lighttpd/mod_openssl.so")
+    for module in modules:
+        if not Path(module).exists():
+            missing(module)
+
+
+def _place(folder: Path, name: str) -> Path:
+    """A folder of its own, of the user that web servers run as."""
+    place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))
+    for path in (place, place / "www"):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+        give_to_server(path)
+    return place
+
+
+def _text(address: str | tuple[Any, ...]) -> str:
+    if isinstance(address, str):
+        return address
+    host, port = address[:2]  # of IPv6 there are more
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def user_and_group() -> str:
+    """Whom web servers run as: USER:GROUP."""
+    entry = pwd.getpwnam(SERVER_USER) if SERVER_USER else pwd.getpwuid(os.geteuid())
+    return f"{entry.pw_name}:{grp.getgrgid(entry.pw_gid).gr_name}"
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Files with a certificate for localhost, signed by itself, and its key."""
+    files = folder / "site.pem", folder / "site.pem.key"  # the names that HAProxy wants
+    if not files[0].exists():
+        command = [require("openssl"), "req", "-x509", "-nodes", "-days", "2", "-subj"]
+        command += ["/CN=localhost", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        command += ["-out", str(files[0]), "-keyout", str(files[1])]
+        subprocess.run(command, check=True, capture_output=True)
+        for path in files:
+            give_to_server(path)
+    return files
+
+
+def _run(
+    kind: WebServerKind, place: Path, configure: Callable[[int], str], mount: str, tls: bool
+) -> WebServer:
+    """Write the configuration, start the server and wait for it.
+
+    Another process may take the free port first: then the server ends, and gets another one.
+    """
+    config = place / "server.conf"
+    words = {"CONFIG": str(config), "FOLDER": str(place)}
+    command = [words.get(word, word) for word in kind.command]
+    command[0] = require(command[0])
     for attempt in range(3):
-        ports = free_ports(len(names))
-        sites = {
-            site: Site(site, port, mount if site.startswith("path") else "")
-            for site, port in zip(names, ports, strict=True)
-        }
-        config.write_text(configure(sites))
-        arguments = [str(config) if word == "CONFIG" else word for word in command]
-        server = WebServer(arguments, folder, name, env=env, user=SERVER_USER)
-        server.sites = sites
+        (port,) = free_ports(1)
+        text = configure(port)
+        require_modules(text)
+        config.write_text(text)
+        server = WebServer(command, place, kind.program, user=SERVER_USER)
+        server.kind = kind
+        server.site = Site("path" if mount else "root", port, mount, tls)
         try:
-            for port in ports:
-                server.wait_for((HOST, port))
+            server.wait_for((HOST, port))
         except BaseException:
             server.popen.kill()
             server.popen.wait()
@@ -62,314 +323,60 @@ def _start(
     raise AssertionError("not reached")
 
 
-def _each(sites: Mapping[str, Site], text: Callable[[Site], str]) -> str:
-    return "\n".join(text(site) for site in sites.values())
+# ---- a script as plain CGI ----------------------------------------------------------------------
+
+_CGI = {
+    "lighttpd": WebServerKind("lighttpd", _LIGHTTPD),
+    "apache": WebServerKind("apache", _APACHE),
+}
 
 
-# nginx --------------------------------------------------------------------------------------------
+def start_cgi(name: str, folder: Path, script: Path, env: Mapping[str, str]) -> WebServer:
+    """lighttpd or Apache that runs a script as plain CGI, at /app: one process for each request.
 
-NGINX_SITES = [
-    "root-kept",
-    "path-kept",
-    "root-unkept",
-    "path-unkept",
-    "root-streamed",
-    "path-streamed",
-]
+    (`fastfcgi config` has nothing for it; docs/start/cgi.md has.)
+    """
+    place = _place(folder, f"{name}-cgi")
+    write = {"lighttpd": _lighttpd_cgi, "apache": _apache_cgi}[name]
+    server = _run(_CGI[name], place, lambda port: write(place, port, script, env), "/app", False)
+    server.name_of_kind = f"{name}-cgi"
+    return server
 
 
-def _nginx_server(site: Site) -> str:
-    kept = "unkept" not in site.name
-    buffering = "off" if "streamed" in site.name else "on"
-    if site.prefix:
-        paths = """fastcgi_split_path_info ^(/wsgi)(.*)$;
-            include /etc/nginx/fastcgi_params;
-            fastcgi_param PATH_INFO $fastcgi_path_info;"""
-    else:
-        paths = """include /etc/nginx/fastcgi_params;
-            fastcgi_param SCRIPT_NAME "";
-            fastcgi_param PATH_INFO $fastcgi_script_name;"""
+def _lighttpd_cgi(place: Path, port: int, script: Path, env: Mapping[str, str]) -> str:
+    variables = ", ".join(f'"{name}" => "{value}"' for name, value in env.items())
     return f"""
-    server {{
-        listen {HOST}:{site.port};
-        location {site.prefix or "/"} {{
-            {paths}
-            fastcgi_keep_conn {"on" if kept else "off"};
-            fastcgi_request_buffering {buffering};
-            fastcgi_buffering {buffering};
-            fastcgi_read_timeout 20s;
-            fastcgi_pass {"kept" if kept else "unkept"};
-        }}
-    }}"""
-
-
-def nginx(folder: Path, socket: str) -> WebServer:
-    """nginx with NGINX_SITES: FastCGI connections kept or not, bodies buffered or streamed."""
-    temporary = "\n    ".join(
-        f"{kind}_temp_path {folder}/nginx-{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-
-    def configure(sites: Mapping[str, Site]) -> str:
-        return f"""
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{}}
-http {{
-    access_log off;
-    client_max_body_size 64m;
-    {temporary}
-    upstream kept {{
-        server unix:{socket};
-        keepalive 8;
-        keepalive_requests 1000000;
-    }}
-    upstream unkept {{
-        server unix:{socket};
-    }}
-    {_each(sites, _nginx_server)}
-}}
-"""
-
-    # -e: before it has read its configuration it would write into a log folder of root's
-    command = [require("nginx"), "-e", "stderr", "-p", str(folder), "-c", "CONFIG"]
-    return _start(folder, command, NGINX_SITES, configure)
-
-
-# lighttpd 1.4 -------------------------------------------------------------------------------------
-
-LIGHTTPD_SITES = ["root", "path", "root-streamed", "path-streamed"]
-
-
-def _lighttpd_fastcgi(site: Site, backend: str) -> str:
-    streamed = 2 if "streamed" in site.name else 0
-    # only valid at the root: SCRIPT_NAME "" instead of the first path segment
-    fix = "" if site.prefix else ', "fix-root-scriptname" => "enable"'
-    return f"""
-$SERVER["socket"] == "{HOST}:{site.port}" {{
-    server.stream-request-body = {streamed}
-    server.stream-response-body = {streamed}
-    fastcgi.server = ( "{site.prefix or "/"}" => (( {backend}, "check-local" => "disable"{fix} )) )
-}}"""
-
-
-def _lighttpd(
-    folder: Path,
-    site_names: Sequence[str],
-    modules: str,
-    settings: Callable[[Site], str],
-    env: Mapping[str, str] | None = None,
-    mount: str = MOUNT,
-) -> WebServer:
-    def configure(sites: Mapping[str, Site]) -> str:
-        return f"""
-server.modules = ( {modules} )
+server.modules = ( "mod_setenv", "mod_alias", "mod_cgi" )
 server.bind = "{HOST}"
-server.port = {next(iter(sites.values())).port}
-server.document-root = "{folder}"
-server.upload-dirs = ( "{folder}" )
-server.max-request-field-size = 32768
-{_each(sites, settings)}
+server.port = {port}
+server.document-root = "{place}/www"
+server.upload-dirs = ( "{place}" )
+setenv.set-environment = ( {variables} )
+alias.url = ( "/app" => "{script}" )
+cgi.assign = ( "{script.name}" => "" )
 """
 
-    command = [require("lighttpd"), "-D", "-f", "CONFIG"]
-    return _start(folder, command, site_names, configure, env, mount)
 
-
-def lighttpd(folder: Path, socket: str, mount: str = MOUNT) -> WebServer:
-    """lighttpd with LIGHTTPD_SITES; it opens a FastCGI connection for each request."""
-
-    def settings(site: Site) -> str:
-        return _lighttpd_fastcgi(site, f'"socket" => "{socket}"')
-
-    return _lighttpd(folder, LIGHTTPD_SITES, '"mod_fastcgi"', settings, mount=mount)
-
-
-def lighttpd_bin_path(folder: Path, script: Path, env: Mapping[str, str]) -> WebServer:
-    """lighttpd that starts two processes of a front-end script itself; one site, "root"."""
-    backend = f'"bin-path" => "{script}", "socket" => "{folder}/bin.sock", "max-procs" => 2'
-
-    def settings(site: Site) -> str:
-        return _lighttpd_fastcgi(site, backend)
-
-    return _lighttpd(folder, ["root"], '"mod_fastcgi"', settings, env)
-
-
-def lighttpd_cgi(folder: Path, script: Path, env: Mapping[str, str]) -> WebServer:
-    """lighttpd that runs a front-end script in its folder as plain CGI; one site, "root"."""
-
-    def settings(_: Site) -> str:
-        return f'cgi.assign = ( "{script.suffix}" => "" )'
-
-    return _lighttpd(folder, ["root"], '"mod_cgi"', settings, env)
-
-
-# Apache -------------------------------------------------------------------------------------------
-
-
-def _apache(
-    folder: Path, modules: Sequence[str], settings: str, virtual_host: Callable[[Site], str]
-) -> WebServer:
-    places = [Path("/usr/lib/apache2/modules"), Path("/usr/lib64/httpd/modules")]
-    place = next((p for p in places if p.is_dir()), None) or missing("Apache's modules folder")
-    for module in modules:
-        if not (place / f"mod_{module}.so").exists():
-            missing(f"Apache's mod_{module}")
-    loads = "\n".join(
-        f"LoadModule {module}_module {place}/mod_{module}.so"
-        for module in ("mpm_event", "authz_core", *modules)
-    )
-
-    def host(site: Site) -> str:
-        return f"""
-Listen {HOST}:{site.port}
-<VirtualHost {HOST}:{site.port}>
-    AllowEncodedSlashes On
-    {virtual_host(site)}
-</VirtualHost>"""
-
-    def configure(sites: Mapping[str, Site]) -> str:
-        return f"""
-{loads}
-ServerRoot {folder}
-ServerName www.example.org
-DefaultRuntimeDir {folder}
-PidFile {folder}/apache.pid
-Mutex file:{folder} default
-ErrorLog {folder}/apache2.log
-DocumentRoot {folder}
-# Kept client connections are cut when a process has no thread left, or is one too many.
-StartServers 2
-ServerLimit 2
-ThreadsPerChild 64
-MaxRequestWorkers 128
-MinSpareThreads 1
-MaxSpareThreads 128
-{settings}
-{_each(sites, host)}
-"""
-
-    command = [require("apache2"), "-DFOREGROUND", "-f", "CONFIG"]
-    server = _start(folder, command, ["root", "path"], configure)
-    server.cuts_unfinished = True
-    return server
-
-
-def apache(folder: Path, socket: str) -> WebServer:
-    """Apache with mod_proxy_fcgi, FastCGI connections kept."""
-
-    def virtual_host(site: Site) -> str:
-        if site.prefix:
-            return f"""<Location "{site.prefix}">
-        SetHandler "proxy:unix:{socket}|fcgi://app/"
-    </Location>"""
-        return f"""ProxyPass "/" "unix:{socket}|fcgi://app/" enablereuse=on
-    ProxyFCGISetEnvIf "true" PATH_INFO "%{{reqenv:SCRIPT_NAME}}"
-    ProxyFCGISetEnvIf "true" SCRIPT_NAME "" """
-
-    return _apache(folder, ["proxy", "proxy_fcgi"], "", virtual_host)
-
-
-def apache_fcgid(folder: Path, script: Path, env: Mapping[str, str]) -> WebServer:
-    """Apache with mod_fcgid, which starts the front-end script itself."""
-    variables = "\n".join(f"FcgidInitialEnv {name} {value}" for name, value in env.items())
-    settings = f"""FcgidIPCDir {folder}/ipc
-FcgidProcessTableFile {folder}/fcgid_shm
-FcgidMaxRequestLen 67108864
-FcgidMaxProcessesPerClass 4
-{variables}
-<Directory {folder}>
-    Require all granted
-    Options +ExecCGI
-    SetHandler fcgid-script
-</Directory>"""
-
-    def virtual_host(site: Site) -> str:
-        if site.prefix:
-            return f'ScriptAlias "{site.prefix}" "{script}"'
-        return f'ScriptAlias "/" "{script}/"'
-
-    return _apache(folder, ["alias", "fcgid"], settings, virtual_host)
-
-
-# HAProxy ------------------------------------------------------------------------------------------
-
-
-def _haproxy_site(folder: Path, socket: str, site: Site) -> str:
-    if site.prefix:
-        paths, options, reuse = f"^({site.prefix})(/.*)?$", "option get-values", "safe"
-    else:
-        options = "option mpxs-conns\n    option max-reqs 32"
-        paths, reuse = "^()(/.*)$", "always"
+def _apache_cgi(place: Path, port: int, script: Path, env: Mapping[str, str]) -> str:
+    modules = "/usr/lib/apache2/modules"
+    names = ["mpm_event", "authz_core", "alias", "env", "cgid"]
+    loads = "\n".join(f"LoadModule {name}_module {modules}/mod_{name}.so" for name in names)
+    variables = "\n".join(f'SetEnv {name} "{value}"' for name, value in env.items())
     return f"""
-fcgi-app app-{site.name}
-    log-stderr global
-    docroot {folder}
-    path-info {paths}
-    {options}
-frontend front-{site.name}
-    bind {HOST}:{site.port}
-    default_backend back-{site.name}
-backend back-{site.name}
-    use-fcgi-app app-{site.name}
-    http-reuse {reuse}
-    server app unix@{socket} proto fcgi pool-purge-delay 1s
+{loads}
+ServerRoot "{place}"
+ServerName localhost
+DefaultRuntimeDir "{place}"
+PidFile "{place}/apache2.pid"
+Mutex "file:{place}" default
+ErrorLog "{place}/error.log"
+ScriptSock "{place}/cgid.sock"
+Listen {HOST}:{port}
+AllowEncodedSlashes On
+{variables}
+ScriptAlias "/app" "{script}"
+<Directory "{script.parent}">
+    Require all granted
+    CGIPassAuth On
+</Directory>
 """
-
-
-def haproxy(folder: Path, socket: str) -> WebServer:
-    """HAProxy: "root" multiplexes 32 requests on a connection, "path" asks by GET_VALUES."""
-
-    def configure(sites: Mapping[str, Site]) -> str:
-        # one thread: each has connections of its own, and one connection is to carry all
-        return f"""
-global
-    log stderr format raw local0
-    nbthread 1
-defaults
-    mode http
-    log global
-    timeout connect 10s
-    timeout client 60s
-    timeout server 60s
-{_each(sites, lambda site: _haproxy_site(folder, socket, site))}
-"""
-
-    command = [require("haproxy"), "-db", "-f", "CONFIG"]
-    server = _start(folder, command, ["root", "path"], configure)
-    server.cleans_paths = False
-    server.cuts_unfinished = True
-    # 2.6 answers 500 ("IH" in its log) when many bodies at once fill a shared connection's buffer.
-    server.clients = 8
-    return server
-
-
-# Caddy --------------------------------------------------------------------------------------------
-
-
-def caddy(folder: Path, socket: str) -> WebServer:
-    """Caddy 2; it opens a FastCGI connection for each request, and drops FCGI_STDERR."""
-
-    def block(site: Site) -> str:
-        matcher = f"{site.prefix}*" if site.prefix else ""
-        split = f"split {site.prefix}" if site.prefix else ""
-        return f"""
-http://:{site.port} {{
-    bind {HOST}
-    reverse_proxy {matcher} unix/{socket} {{
-        transport fastcgi {{
-            root {folder}
-            {split}
-        }}
-    }}
-}}"""
-
-    def configure(sites: Mapping[str, Site]) -> str:
-        return "{\n    admin off\n    auto_https off\n}\n" + _each(sites, block)
-
-    command = [require("caddy"), "run", "--config", "CONFIG", "--adapter", "caddyfile"]
-    server = _start(folder, command, ["root", "path"], configure)
-    server.cleans_paths = server.logs_stderr = False
-    return server
