@@ -7,12 +7,14 @@ import errno
 import io
 import os
 import sys
-from typing import Any, BinaryIO, cast
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, BinaryIO, cast
 
 from fastfcgi.environ import content_length_of
 from fastfcgi.exceptions import RequestAborted
 from fastfcgi.exchange import Exchange
 from fastfcgi.file_wrapper import FilePart
+from fastfcgi.limits import Limits
 
 # The environment variables of which at least one says that this was started as CGI.
 _SIGNS = ("GATEWAY_INTERFACE", "REQUEST_METHOD")
@@ -44,11 +46,11 @@ class CGIRequest(Exchange):
         self.stdout = stdout
         self.stderr = stderr
         self.abandoned = False
+        self._body = _Body(stdin, content_length_of(self.params) or 0)
 
     def input_stream(self) -> BinaryIO:
         """The body: no more than CONTENT_LENGTH bytes, and none where that is absent."""
-        raw = _LimitedReader(self.stdin, content_length_of(self.params) or 0)
-        return cast(BinaryIO, io.BufferedReader(raw))
+        return cast(BinaryIO, io.BufferedReader(self._body))
 
     def data_stream(self) -> BinaryIO:
         """CGI knows no filters."""
@@ -57,11 +59,15 @@ class CGIRequest(Exchange):
     def write(
         self, head: bytes | None, data: bytes | FilePart | None, last: bool = False
     ) -> None:
-        """Send part of the response.
+        """Send part of the response, once the whole body has been taken in.
+
+        Apache reads nothing before it has sent all of the body, and loses the response where the
+        process ends without having read it.
 
         Raises:
             RequestAborted: The web server reads no more of it.
         """
+        self._body.take_in(discard=last)
         try:
             if head:
                 self._write_all(head)
@@ -91,21 +97,44 @@ class CGIRequest(Exchange):
         self.abandoned = True
 
 
-class _LimitedReader(io.RawIOBase):
+class _Body(io.RawIOBase):
     """The next `length` bytes of a stream; never waits for one more."""
 
     def __init__(self, stream: BinaryIO, length: int) -> None:
         self._stream = stream
         self._left = length
+        self._kept: IO[bytes] | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(min(len(buffer), self._left))
+        source = self._stream if self._kept is None else self._kept
+        data = source.read(min(len(buffer), self._left))
         self._left -= len(data)
         buffer[: len(data)] = data
         return len(data)
+
+    def take_in(self, discard: bool) -> None:
+        """Read all that is left, into memory or a temporary file; discard: for nobody."""
+        if self._kept is not None:
+            return
+        left, self._left = self._left, 0
+        while left and (data := self._stream.read(min(65536, left))):
+            left -= len(data)
+            if not discard:
+                if self._kept is None:
+                    self._kept = SpooledTemporaryFile(Limits().max_body_memory)
+                self._kept.write(data)
+                self._left += len(data)
+        if self._kept is not None:
+            self._kept.seek(0)
+
+    def close(self) -> None:
+        """The temporary file is gone then."""
+        if self._kept is not None:
+            self._kept.close()
+        super().close()
 
 
 def standard_request() -> CGIRequest:

@@ -16,6 +16,7 @@ pytest.register_assert_rewrite(
     "processes", "runtimes", "http_client", "fronts", "starting", "load_server", "webserver_checks"
 )
 pytest.register_assert_rewrite("checks_bodies", "checks_environ", "checks_failures", "checks_load")
+pytest.register_assert_rewrite("application_sites", "cluster", "network")
 
 collect_ignore: list[str] = []
 if sys.platform == "linux":

@@ -19,6 +19,10 @@ caddy caddy
 h2o h2o
 lighttpd-mod-openssl /usr/lib/lighttpd/mod_openssl.so
 openssl openssl
+curl curl
+git git
+iproute2 ip
+util-linux nsenter
 systemd systemd-socket-activate
 spawn-fcgi spawn-fcgi
 multiwatch multiwatch

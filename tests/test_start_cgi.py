@@ -55,9 +55,6 @@ def test_plain_cgi_bodies(script: Path) -> None:
     assert run_script(script, "/size/1000", "HEAD").body == b""
 
 
-ONE_SOCKET = pytest.mark.xfail(reason="plain CGI leaves a body unread, and answers before its end")
-
-
 @contextlib.contextmanager
 def cgi_on_a_socket(
     folder: Path, script: Path, target: str, length: int
@@ -77,7 +74,6 @@ def cgi_on_a_socket(
             assert process.wait() == 0, process.log()
 
 
-@ONE_SOCKET
 @pytest.mark.parametrize("length", [1, 100_000])
 def test_plain_cgi_takes_in_what_the_application_does_not_read(
     folder: Path, script: Path, length: int
@@ -92,7 +88,6 @@ def test_plain_cgi_takes_in_what_the_application_does_not_read(
         assert received.endswith(b"\r\n\r\nignored")
 
 
-@ONE_SOCKET
 def test_plain_cgi_answers_when_the_body_is_in(folder: Path, script: Path) -> None:
     """Apache's mod_cgid and mod_cgi read nothing before they have sent all of the body: a response
     that is larger than what the system holds for them would wait for that for ever."""
@@ -130,7 +125,7 @@ def test_forced_cgi(folder: Path, script: Path) -> None:
             assert process.log().startswith("Status: 200 OK\n")
 
 
-@pytest.mark.parametrize("name", ["lighttpd", pytest.param("apache", marks=ONE_SOCKET)])
+@pytest.mark.parametrize("name", ["lighttpd", "apache"])
 def test_cgi_of_web_servers(name: str, folder: Path, public_python: Runtime) -> None:
     script = public_python.script(folder / "app.cgi", FRONT_END)
     with start_cgi(name, folder, script, public_python.env) as server:
