@@ -1,26 +1,54 @@
-"""Trac with a front end of two lines: by spawn-fcgi -u, behind lighttpd at / and at /trac."""
+"""Trac by spawn-fcgi -u, behind lighttpd and nginx: a front end of two lines, and Trac's own.
+
+Trac's own is the script that `trac-admin deploy` writes, unchanged. With TRAC_USE_FLUP it imports
+flup, which `python -m fastfcgi.flup` answers.
+"""
 
 import importlib.util
 import os
-import pwd
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from checks_bodies import MEGABYTE
-from http_client import HOST, Answer, Client, Site
-from processes import SERVER_USER, Process, missing, require
-from runtimes import Runtime, public_runtime
-from webservers import start
+from application_sites import (
+    MEGABYTE,
+    WAYS,
+    Application,
+    application_python,
+    behind_web_servers,
+    below_the_mount,
+    cookies,
+    form_data,
+    links_of,
+    spawned,
+)
+from http_client import Answer, Client, Headers
+from processes import SERVER_USER, Process, give_to_server, missing
+from runtimes import Runtime
+from wire import Peer, cgi_params
 
 pytestmark = pytest.mark.webserver
 
 FRONT_END = """
 from trac.web.main import dispatch_request
 from fastfcgi import WSGIServer; WSGIServer(dispatch_request, maxThreads=15).run()
+"""
+
+# A plugin of one file whose page fails.
+FAILS = """
+from trac.core import Component, implements
+from trac.web.api import IRequestHandler
+
+class Fails(Component):
+    implements(IRequestHandler)
+
+    def match_request(self, req):
+        return req.path_info == "/fails"
+
+    def process_request(self, req):
+        raise RuntimeError("this page fails")
 """
 
 # One process for all commands: most of trac-admin's time goes into starting.
@@ -30,18 +58,7 @@ from trac.admin.console import run
 sys.exit(any(run([sys.argv[1], *command.split()]) for command in sys.argv[2:]))
 """
 
-
-def needed_distributions() -> list[str]:
-    """What Trac 1.6 is made of; the test is skipped (in CI: failed) where a part is missing."""
-    needed = ["Trac", "Jinja2", "MarkupSafe", "setuptools"]
-    for module in ("trac", "pkg_resources"):
-        if importlib.util.find_spec(module) is None:
-            missing(f"the module {module}, which Trac 1.6 needs,")
-    if importlib.util.find_spec("cgi") is None:  # gone since Python 3.13
-        if importlib.util.find_spec("multipart") is None:
-            missing("the module multipart, which Trac 1.6 needs on this Python,")
-        needed.append("multipart")
-    return needed
+FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
 
 def trac_admin(python: Runtime, folder: Path, *commands: str) -> None:
@@ -52,39 +69,61 @@ def trac_admin(python: Runtime, folder: Path, *commands: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sites(module_folder: Path) -> Iterator[dict[str, Site]]:
-    """Trac, running."""
-    spawn_fcgi = require("spawn-fcgi")
-    python = public_runtime(module_folder, needed_distributions())
+def python(module_folder: Path) -> Runtime:
+    """A Python with Trac."""
+    if importlib.util.find_spec("pkg_resources") is None:
+        missing("the module pkg_resources, which Trac 1.6 needs,")
+    return application_python(module_folder, "Trac")
+
+
+@pytest.fixture(scope="module")
+def environment(module_folder: Path, python: Runtime) -> Path:
+    """The folder of a Trac environment, env; what is deployed from it is in deployed."""
     commands = [
         "initenv Test sqlite:db/trac.db",
         "permission add anonymous TRAC_ADMIN",
         "config set attachment max_size 2000000",
+        "config set logging log_type stderr",
+        "config set logging log_level ERROR",
+        f"deploy {module_folder}/deployed",
     ]
     trac_admin(python, module_folder, *commands)
-
-    script = python.script(module_folder / "trac.fcgi", FRONT_END)
-    address = str(module_folder / "trac.sock")
-    who = ["-u", SERVER_USER] if SERVER_USER else []
-    command = [spawn_fcgi, "-n", "-s", address, *who, "--", str(script)]
-    env = {**python.env, "TRAC_ENV": str(module_folder / "env")}
-    with Process(command, module_folder, "spawn-fcgi", env) as process:
-        process.wait_for(address)
-        if SERVER_USER:
-            assert os.stat(f"/proc/{process.pid}").st_uid == pwd.getpwnam(SERVER_USER).pw_uid
-        with (
-            start("lighttpd", module_folder, address) as root,
-            start("lighttpd", module_folder, address, "/trac") as below,
-        ):
-            yield {"root": root.site, "path": below.site}
-        assert process.stop(signal.SIGTERM) == 0, process.log()
-        assert "Traceback" not in process.log()
+    plugin = module_folder / "env" / "plugins" / "fails.py"
+    plugin.write_text(FAILS)
+    give_to_server(plugin)
+    return module_folder
 
 
-@pytest.fixture(params=["root", "path"])
-def client(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Iterator[Client]:
-    with Client(sites[request.param]) as connection:
+def front_end(kind: str, folder: Path, python: Runtime) -> tuple[list[str], dict[str, str]]:
+    """The command of a front end, and its environment."""
+    if kind == "fastfcgi":
+        script = python.script(folder / "trac.fcgi", FRONT_END)
+        return [str(script)], {**python.env, "TRAC_ENV": str(folder / "env")}
+    places = {
+        "deployed": folder / "deployed" / "cgi-bin" / "trac.fcgi",
+        "module": Path(importlib.util.find_spec("trac").origin).parent / "web" / "fcgi_frontend.py",
+    }
+    command = [python.python, "-m", "fastfcgi.flup", str(places[kind])]
+    return command, {**python.env, "TRAC_USE_FLUP": "1"}
+
+
+@pytest.fixture(scope="module", params=["fastfcgi", "deployed"])
+def running(
+    request: pytest.FixtureRequest, environment: Path, python: Runtime
+) -> Iterator[Application]:
+    """Trac, running."""
+    command, env = front_end(request.param, environment, python)
+    with behind_web_servers(environment, command, f"trac-{request.param}", env) as application:
+        yield application
+
+
+@pytest.fixture(params=WAYS)
+def client(request: pytest.FixtureRequest, running: Application) -> Iterator[Client]:
+    with Client(running.sites[request.param]) as connection:
         yield connection
+
+
+# ---- pages ------------------------------------------------------------------------------------
 
 
 def page(client: Client, target: str) -> str:
@@ -93,34 +132,37 @@ def page(client: Client, target: str) -> str:
     text = answer.body.decode()
     assert answer.status == 200, text
     prefix = client.site.prefix
-    links = re.findall(r'(?:href|src|action)="(/[^"]*)"', text)
+    links = links_of(text)
     assert len(links) > 10
     assert [link for link in links if not link.startswith(prefix + "/")] == []
-    assert prefix or not any(link.startswith("/trac/") for link in links)
+    assert {re.split("[/?#]", link)[1] for link in links if not prefix} <= TOP_LEVEL
     return text
 
 
-def cookie_and_token(client: Client, target: str) -> tuple[str, str]:
-    """The session's cookie and the form token of a page."""
+# What Trac's links begin with at the root: an address of their own below it would be among these.
+TOP_LEVEL = set(
+    "about admin attachment chrome help login newticket prefs raw-attachment report roadmap "
+    "query search ticket timeline wiki zip-attachment".split()
+)
+
+
+def token_and_cookie(client: Client, target: str) -> tuple[str, Headers]:
+    """The form token of a page, and the cookie that belongs to it."""
     answer = client.fetch(target)
-    cookies = [value.partition(";")[0] for value in answer.all("Set-Cookie")]
     token = re.search(rb'name="__FORM_TOKEN" value="([^"]+)"', answer.body)
-    assert cookies and token, answer
-    return "; ".join(cookies), token[1].decode()
+    assert token, answer
+    return token[1].decode(), cookies(answer)
 
 
 def redirected_to(client: Client, answer: Answer) -> str:
     """The path below the mount point that a form's answer leads to."""
     assert answer.status in (302, 303), (answer.status, answer.body[:2000])
-    [location] = answer.all("Location")
-    base = f"http://{HOST}:{client.site.port}{client.site.prefix}"
-    assert location.startswith(base + "/")
-    return location.removeprefix(base)
+    return below_the_mount(client, answer)
 
 
 def new_ticket(client: Client, summary: str) -> str:
     """Create a ticket by the form; returns its path."""
-    cookie, token = cookie_and_token(client, "/newticket")
+    token, cookie = token_and_cookie(client, "/newticket")
     form = urlencode(
         {
             "__FORM_TOKEN": token,
@@ -130,8 +172,37 @@ def new_ticket(client: Client, summary: str) -> str:
             "submit": "Create ticket",
         }
     )
-    headers = [("Cookie", cookie), ("Content-Type", "application/x-www-form-urlencoded")]
-    return redirected_to(client, client.fetch("/newticket", "POST", form.encode(), headers))
+    return redirected_to(client, client.fetch("/newticket", "POST", form.encode(), [*cookie, FORM]))
+
+
+def attach(client: Client, ticket: str, filename: str, content: bytes) -> None:
+    """Attach a file to a ticket by the form."""
+    token, cookie = token_and_cookie(client, f"/attachment{ticket}?action=new")
+    fields = {
+        "__FORM_TOKEN": token,
+        "action": "new",
+        "realm": "ticket",
+        "id": ticket.rpartition("/")[2],
+        "description": "some bytes",
+    }
+    body, headers = form_data(fields, "attachment", filename, content)
+    answer = client.fetch(f"/attachment{ticket}", "POST", body, [*cookie, *headers])
+    redirected_to(client, answer)
+
+
+def edit_page(client: Client, target: str, text: str) -> str:
+    """Write a wiki page by the form; returns the path that leads to it."""
+    token, cookie = token_and_cookie(client, f"{target}?action=edit")
+    version = re.search(r'name="version" value="(\d+)"', page(client, f"{target}?action=edit"))
+    form = {
+        "__FORM_TOKEN": token,
+        "action": "edit",
+        "version": version[1] if version else "0",
+        "text": text,
+        "save": "Submit changes",
+    }
+    headers = [*cookie, FORM]
+    return redirected_to(client, client.fetch(target, "POST", urlencode(form).encode(), headers))
 
 
 def test_wiki_page(client: Client) -> None:
@@ -142,13 +213,20 @@ def test_wiki_page(client: Client) -> None:
     assert page(client, "")  # the bare mount point shows the start page
 
 
-def test_static_file(client: Client) -> None:
-    answer = client.fetch("/chrome/common/css/trac.css")
-    assert answer.status == 200
-    assert answer.all("Content-Length") == [str(len(answer.body))]
+def test_wiki_page_by_form(client: Client) -> None:
+    target = f"/wiki/%C3%84ndern/{client.site.name}%20{client.site.port}"
+    text = "So '''fett''' wie é€.\n\n" + "Noch ein Wort.\n" * 2000
+    assert edit_page(client, target, text) == target
+    assert "So <strong>fett</strong> wie é€" in page(client, target)
 
 
-def test_ticket_by_post(client: Client) -> None:
+def test_search(client: Client) -> None:
+    text = page(client, "/search?q=WikiFormatting&wiki=on&noquickjump=1")
+    assert f'href="{client.site.prefix}/wiki/WikiFormatting"' in text
+    assert "No matches found" in page(client, "/search?q=h%C3%B6chstunwahrscheinlich")
+
+
+def test_ticket_by_form(client: Client) -> None:
     ticket = new_ticket(client, "Ä ticket & <more>")
     assert re.fullmatch(r"/ticket/\d+", ticket)
     text = page(client, ticket)
@@ -156,37 +234,68 @@ def test_ticket_by_post(client: Client) -> None:
     assert "of two lines: é€" in text
 
 
-def test_post_without_form_token(client: Client) -> None:
+def test_form_without_token(client: Client) -> None:
     form = urlencode({"field_summary": "forged", "submit": "Create ticket"}).encode()
-    headers = [("Content-Type", "application/x-www-form-urlencoded")]
-    assert client.fetch("/newticket", "POST", form, headers).status == 400
+    assert client.fetch("/newticket", "POST", form, [FORM]).status == 400
 
 
 def test_attachment_up_and_down(client: Client) -> None:
     ticket = new_ticket(client, "with an attachment")
-    cookie, token = cookie_and_token(client, f"/attachment{ticket}?action=new")
     content = os.urandom(MEGABYTE)
-    boundary = "----one-of-the-tests"
-    fields = {
-        "__FORM_TOKEN": token,
-        "action": "new",
-        "realm": "ticket",
-        "id": ticket.rpartition("/")[2],
-        "description": "some bytes",
-    }
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    ]
-    parts.append(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="attachment"; '
-        'filename="some bytes.bin"\r\nContent-Type: application/octet-stream\r\n\r\n'
-    )
-    body = "".join(parts).encode() + content + f"\r\n--{boundary}--\r\n".encode()
-    headers = [("Cookie", cookie), ("Content-Type", f"multipart/form-data; boundary={boundary}")]
-    redirected_to(client, client.fetch(f"/attachment{ticket}", "POST", body, headers))
-
+    attach(client, ticket, "some bytes.bin", content)
     assert "some bytes.bin" in page(client, ticket)
     down = client.fetch(f"/raw-attachment{ticket}/some%20bytes.bin")
     assert down.status == 200
     assert down.body == content
+
+
+def test_etag(client: Client) -> None:
+    ticket = new_ticket(client, "with a small attachment")
+    attach(client, ticket, "small.txt", b"small")
+    target = f"/attachment{ticket}/small.txt"
+    first = client.fetch(target)
+    [etag] = first.all("ETag")
+    assert (first.status, etag[:2]) == (200, "W/")
+    again = client.fetch(target, headers=[("If-None-Match", etag)])
+    assert (again.status, again.body) == (304, b"")
+    assert client.fetch(target, headers=[("If-None-Match", 'W/"else"')]).status == 200
+
+
+def test_static_file(client: Client) -> None:
+    answer = client.fetch("/chrome/common/css/trac.css")
+    assert answer.status == 200
+    assert answer.all("Content-Length") == [str(len(answer.body))]
+    [modified] = answer.all("Last-Modified")
+    again = client.fetch("/chrome/common/css/trac.css", headers=[("If-Modified-Since", modified)])
+    assert (again.status, again.body) == (304, b"")
+    assert client.fetch("/chrome/common/no-such-file").status == 404
+
+
+def test_page_that_fails(client: Client, running: Application) -> None:
+    before = running.process.log().count("RuntimeError: this page fails")
+    answer = client.fetch("/fails")
+    assert answer.status == 500
+    assert b"this page fails" in answer.body
+    assert running.process.log().count("RuntimeError: this page fails") > before
+
+
+# ---- what the front ends differ in ------------------------------------------------------------
+
+
+def test_percent_sign_in_a_page_name(client: Client, request: pytest.FixtureRequest) -> None:
+    """Trac's own front end decodes the path once more; see docs/applications/trac.md."""
+    own = "deployed" in request.node.name
+    text = page(client, "/wiki/Only50%2541")
+    assert ("Only50A" if own else "Only50%41") in text
+    assert ("Only50%41" if own else "Only50A") not in text
+
+
+def test_front_end_in_the_package(environment: Path, python: Runtime) -> None:
+    """trac/web/fcgi_frontend.py run as a script, as the deployed one runs it."""
+    command, env = front_end("module", environment, python)
+    env["TRAC_ENV"] = str(environment / "env")
+    with spawned(environment, command, "trac-module", env) as (_, address):
+        with Peer(address) as peer:
+            response = peer.request(cgi_params(path="/wiki/WikiStart"))
+    assert response.status == 200
+    assert b"Welcome to Trac" in response.body
