@@ -27,7 +27,7 @@ def names(cell: str) -> list[str]:
 @pytest.mark.parametrize("page", [UWSGI, GUNICORN], ids=["uwsgi", "gunicorn"])
 def test_every_key_of_ours_exists(page: Path) -> None:
     heading = "Every key" if page == UWSGI else "Every setting"
-    values = {"fd:3", "systemd", "dynamic", "ondemand"}
+    values = {"fd:3", "systemd", "dynamic", "ondemand", "scgi"}
     found = 0
     for theirs, ours, meaning in rows(page, heading):
         assert set(names(ours)) <= KEYS | values, theirs
