@@ -89,7 +89,7 @@ _PATHS_AT_MOUNT: Final = {
 
 _FIXED_MOUNT: Final = [
     "Or leave the web server as it is, and tell the application where it is:",
-    "    fastcgi serve --environ SCRIPT_NAME={mount} --environ PATH_INFO= ...",
+    "    fastcgi serve --mount {mount} ...",
 ]
 
 _ADVICE: Final[Mapping[str, Mapping[str, list[str]]]] = {

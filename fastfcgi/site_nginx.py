@@ -117,6 +117,9 @@ def _location(site: Site) -> list[str]:
     if kind == "fastcgi":
         lines.append("# that file has another SCRIPT_NAME; the later one counts")
     lines += paths
+    if site.listen[1] not in (80, 443):
+        # Debian's file has it without the port, and redirects would lead elsewhere.
+        lines.append(f"{kind}_param HTTP_HOST $host:$server_port;  # $host has no port")
     lines.append(
         f'{kind}_param HTTP_PROXY "" if_not_empty;  # a header named Proxy is not passed on'
     )

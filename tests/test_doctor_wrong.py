@@ -118,7 +118,7 @@ def mistakes(
     (
         "h2o-at-a-mount",
         lambda folder: doctored.h2o(folder, "/wsgi"),
-        *("/wsgi", "mount-not-split", "--environ SCRIPT_NAME=/wsgi --environ PATH_INFO="),
+        *("/wsgi", "mount-not-split", "--mount /wsgi"),
     ),
 )
 def test_paths(start: Starter, mount: str, key: str, line: str, folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_advice_for_h2o(folder: Path) -> None:
     """The environ that is advised puts the application where it is."""
     from test_doctor import fastfcgi_serve
 
-    options = ["--environ", "SCRIPT_NAME=/wsgi", "--environ", "PATH_INFO="]
+    options = ["--mount", "/wsgi"]
     with fastfcgi_serve(folder, *options) as token, doctored.h2o(folder, "/wsgi") as port:
         found = doctored.doctor(f"http://{HOST}:{port}/wsgi", "--token", token)
     assert found.wrong == []
