@@ -104,6 +104,13 @@ class Site:
         """A file that the web server writes: by its name in state_dir, or Debian's place."""
         return f"{self.state_dir}/{name}" if self.state_dir else otherwise
 
+    @property
+    def log_comment(self) -> str:
+        """Whether the web server's log is where to look for what the application tells."""
+        if self.protocol == "fastcgi":
+            return "# wsgi.errors and tracebacks arrive here"
+        return "# not wsgi.errors and tracebacks: with SCGI they are in the application's own log"
+
     def application(self, mount: str = "") -> list[str]:
         """Comments: how the application is started so that the web server finds it.
 

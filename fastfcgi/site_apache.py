@@ -108,7 +108,7 @@ def _complete(
         f"DefaultRuntimeDir {_word(run)}",
         f"PidFile {_word(run + '/apache2.pid')}",
         f"Mutex {_word('file:' + site.state('', '/var/lock/apache2').rstrip('/'))} default",
-        "# wsgi.errors and tracebacks arrive here",
+        site.log_comment,
         f"ErrorLog {_word(site.state('error.log', '/var/log/apache2/error.log'))}",
         *files,
         "TypesConfig /etc/mime.types",

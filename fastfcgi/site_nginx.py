@@ -34,7 +34,7 @@ def complete(site: Site) -> list[str]:
         f"user {site.user[0]} {site.user[1]};",
         "worker_processes auto;",
         f"pid {_quoted(site.state('nginx.pid', '/run/nginx.pid'))};",
-        "# wsgi.errors and tracebacks arrive here",
+        site.log_comment,
         f"error_log {_quoted(site.state('error.log', '/var/log/nginx/error.log'))};",
         "events {}",
         "http {",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processes import TESTS, Process, children, descriptors, wait_until
+from http_client import HOST
+from processes import TESTS, Process, children, descriptors, free_ports, wait_until
 from runtimes import own_runtime
 from webservers import WebServer
 
@@ -50,7 +51,7 @@ class Front:
     """A web server, and the application behind it.
 
     Attributes:
-        address: the path of the application's socket; None: the web server starts it itself.
+        address: of the application, see running_app(); None: the web server starts it itself.
         options: what the starter of the web server was given besides, for another one.
     """
 
@@ -61,7 +62,9 @@ class Front:
 
 
 @contextlib.contextmanager
-def running_app(folder: Path, flup: bool = False, **options: Any) -> Iterator[tuple[Process, str]]:
+def running_app(
+    folder: Path, flup: bool = False, tcp: bool = False, **options: Any
+) -> Iterator[tuple[Process, str]]:
     """apps.py served at a unix socket that everybody may use: the process, and the socket's path.
 
     At the end TERM has to end it with exit status 0, whatever the web server still holds open.
@@ -69,6 +72,7 @@ def running_app(folder: Path, flup: bool = False, **options: Any) -> Iterator[tu
     Args:
         folder: where the socket and the log go.
         flup: say it to WSGIServer in flup's words.
+        tcp: serve at a port of 127.0.0.1 as well, and yield host:port in place of the path.
         options: more for WSGIServer.
     """
     address = str(folder / "app.sock")
@@ -76,11 +80,14 @@ def running_app(folder: Path, flup: bool = False, **options: Any) -> Iterator[tu
     listen: dict[str, object] = {"bind": f"unix:{address}", "socket_mode": 0o666}
     if flup:
         listen = {"bindAddress": address, "umask": 0}
+    there = f"{HOST}:{free_ports(1)[0]}" if tcp else address
+    if tcp:
+        listen["bind"] = [f"unix:{address}", there]
     arguments = json.dumps({**listen, **options})
     command = [runtime.python, str(TESTS / "apps.py"), arguments]
     with Process(command, folder, "app", env=runtime.env) as process:
         process.wait_for(address)
-        yield process, address
+        yield process, there
         assert process.stop() == 0, process.log()
         assert not os.path.exists(address), "the socket file is still there"
 

@@ -1,178 +1,138 @@
-"""SCGI end to end: nginx (scgi_pass), lighttpd (mod_scgi) and Apache (mod_proxy_scgi), each by its
-shortest configuration (mount=): at / over TCP, and at /wsgi through a unix socket."""
+"""SCGI end to end: nginx, lighttpd and Apache on what `fastfcgi config --protocol scgi` prints,
+and on the shortest configurations, which docs/scgi.md shows."""
 
-import http.client
-import os
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import uuid
+from typing import ClassVar
 
 import pytest
-import webservers
-from http_client import HOST, Client, Site, fetch
-from processes import Process, free_ports, require
-from test_docs import DOCS, blocks
-from webserver_checks import MEGABYTE, WebServerChecks, running_app, sha256
-from webservers import MOUNT, WebServer
+import test_matrix_lighttpd
+import test_matrix_nginx
+from checks_failures import FailureChecks
+from fronts import App
+from http_client import Client, Site, blocks, fetch
+from test_docs import DOCS
+from test_docs import blocks as fenced
+from test_mount_webservers import APACHE_BLOCK, LIGHTTPD_BLOCK, NGINX_BLOCK, Shortest
+from webserver_checks import AllChecks, InFront
+from webservers import WebServer
 
 pytestmark = pytest.mark.webserver
 
-SITES = ["root", "path"]
-# Site -> host:port of the root's application, path of the other one's unix socket.
-Addresses = Mapping[str, str]
+SCGI = {"protocol": "scgi"}
 
 
-def documented(language: str, changes: Mapping[str, str]) -> str:
-    """The configuration of docs/scgi.md, with these texts in the place of those."""
-    (block,) = blocks(DOCS / "scgi.md", language)
-    for old, new in changes.items():
-        assert block.count(old) == 1
-        block = block.replace(old, new)
-    return block
+class SCGIFailureChecks(FailureChecks):
+    """What SCGI has no way for."""
+
+    def test_errors_reach_the_log(self, site: Site, server: WebServer, app: App) -> None:
+        """Not that of the web server; the application's own log has it."""
+        text = uuid.uuid4().hex
+        assert fetch(site, f"/errors-log?text={text}").body == b"written"
+        app.wait_for_log(text)
+        assert text not in server.log()
 
 
-def nginx(folder: Path, addresses: Addresses) -> WebServer:
-    temporary = "\n    ".join(
-        f"{kind}_temp_path {folder}/nginx-{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+class SCGIChecks(SCGIFailureChecks, AllChecks):
+    """Through a unix socket. No column of the table, which is about FastCGI."""
 
-    def server(site: Site) -> str:
-        address = addresses[site.name]
-        there = f"{'unix:' * address.startswith('/')}{address}"
-        location = f"location {site.prefix or '/'} "
-        block = documented("nginx", {"location /app ": location, "unix:/run/app/app.sock": there})
-        block = block.replace("include ", "include /etc/nginx/")
-        return f"server {{ listen {HOST}:{site.port}; {block} }}"
+    options: ClassVar = SCGI
+    app_options: ClassVar = SCGI
 
-    def configure(sites: Mapping[str, Site]) -> str:
-        return f"""
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{}}
-http {{
-    access_log off;
-    client_max_body_size 64m;
-    {temporary}
-    {webservers._each(sites, server)}
-}}
-"""
+    def test_connections_are_kept(self, site: Site) -> None:
+        self.check_connection_per_request(site)
 
-    command = [require("nginx"), "-e", "stderr", "-p", str(folder), "-c", "CONFIG"]
-    return webservers._start(folder, command, SITES, configure)
+    def test_multiplexed(self, site: Site, app: App) -> None:
+        self.check_not_multiplexed(site, app)
+
+    def test_unfinished_body_of_unknown_length(self, site: Site) -> None:
+        """The end of a unix socket is always the same."""
+        self.check_unfinished_looks_complete(site)
 
 
-def lighttpd(folder: Path, addresses: Addresses) -> WebServer:
-    def settings(site: Site) -> str:
-        address = addresses[site.name]
-        host, _, port = address.rpartition(":")
-        where = f'"host" => "{host}", "port" => {port}' if host else f'"socket" => "{address}"'
-        socket = '"socket" => "/run/app/app.sock"'
-        block = documented("lighttpd", {socket: where, '"/app"': f'"{site.prefix or "/"}"'})
-        return f'$SERVER["socket"] == "{HOST}:{site.port}" {{ {block} }}'
+class TestNginx(SCGIChecks):
+    kind = "nginx"
 
-    return webservers._lighttpd(folder, SITES, '"mod_scgi"', settings)
+    test_long_headers = test_matrix_nginx.TestNginx.test_long_headers
+    test_underscores = test_matrix_nginx.TestNginx.test_underscores
 
 
-def apache(folder: Path, addresses: Addresses) -> WebServer:
-    def virtual_host(site: Site) -> str:
-        address, below = addresses[site.name], site.prefix or "/"
-        there = f"unix:{address}|scgi://app" if address.startswith("/") else f"scgi://{address}"
-        changes = {"scgi://127.0.0.1:4000/app": there + below, '"/app"': f'"{below}"'}
-        return documented("apache", changes)
+class TestLighttpd(SCGIChecks):
+    kind = "lighttpd"
 
-    return webservers._apache(folder, ["proxy", "proxy_scgi"], "", virtual_host)
+    test_byte_path = test_matrix_lighttpd.TestLighttpd.test_byte_path
+    test_long_headers = test_matrix_lighttpd.TestLighttpd.test_long_headers
 
 
-STARTERS: dict[str, Callable[[Path, Addresses], WebServer]] = {
-    "nginx": nginx,
-    "lighttpd": lighttpd,
-    "apache2": apache,
-}
+class TestApache(SCGIChecks):
+    kind = "apache"
+    tells_mount = True
 
-
-def kind_of(server: WebServer) -> str:
-    """The key of its starter: its configuration is the last word of its command."""
-    return Path(server.popen.args[-1]).stem  # type: ignore[index,arg-type]
-
-
-@pytest.fixture(scope="module")
-def apps(module_folder: Path) -> Iterator[dict[str, tuple[Process, str]]]:
-    """The application of each site: its process and its address."""
-    port = free_ports(1)[0]
-    folders = {name: module_folder / name for name in SITES}
-    for folder in folders.values():
-        folder.mkdir()
-        folder.chmod(0o755)
-    # What says that it listens is a unix socket.
-    bind = [f"unix:{folders['root']}/app.sock", f"{HOST}:{port}"]
-    with (
-        running_app(folders["root"], protocol="scgi", mount="/", bind=bind) as (root, _),
-        running_app(folders["path"], protocol="scgi", mount=MOUNT) as path,
-    ):
-        yield {"root": (root, f"{HOST}:{port}"), "path": path}
-
-
-@pytest.fixture(scope="module", params=list(STARTERS))
-def server(
-    request: pytest.FixtureRequest, module_folder: Path, apps: dict[str, tuple[Process, str]]
-) -> Iterator[WebServer]:
-    require(request.param)
-    addresses = {name: address for name, (_, address) in apps.items()}
-    with STARTERS[request.param](module_folder, addresses) as started:
-        started.logs_stderr = False
-        yield started
-
-
-@pytest.fixture(params=SITES)
-def site(request: pytest.FixtureRequest, server: WebServer) -> Site:
-    return server.sites[request.param]
-
-
-@pytest.fixture(params=SITES)
-def big_site(request: pytest.FixtureRequest, server: WebServer) -> Site:
-    return server.sites[request.param]
-
-
-class TestScgi(WebServerChecks):
-    @pytest.fixture
-    def server(self, server: WebServer) -> WebServer:
-        return server  # that of this file
-
-    @pytest.fixture
-    def app(self, request: pytest.FixtureRequest, apps: dict[str, tuple[Process, str]]) -> Process:
-        names = [name for name in ("site", "big_site") if name in request.fixturenames]
-        where = request.getfixturevalue(names[0]).name if names else "root"
-        return apps[where][0]
-
-    @pytest.mark.parametrize("size", [0, 3000])
-    def test_chunked(self, site: Site, server: WebServer, size: int) -> None:
-        """nginx and lighttpd wait for all of the body; mod_proxy_scgi takes none."""
-        if kind_of(server) != "apache2":
-            return super().test_chunked(site, size)
+    def check_chunked(self, site: Site, size: int) -> None:
+        """mod_proxy_scgi takes none."""
         with Client(site) as client:
-            assert client.fetch("/digest", "POST", iter([b"x" * size])).status == 411
+            assert client.fetch("/digest", "POST", blocks(bytes(size))).status == 411
+
+    def test_underscores(self, site: Site) -> None:
+        self.check_underscores_are_dropped(site)
 
     @pytest.mark.parametrize("target", ["/error-late", "/short"])
-    def test_incomplete_body_is_cut(
-        self, site: Site, server: WebServer, app: Process, target: str
-    ) -> None:
-        if kind_of(server) != "apache2" or site.name == "root":
-            return super().test_incomplete_body_is_cut(site, app, target)
-        # It hands on no Content-Length, and the end of a unix socket is always the same.
+    def test_incomplete_body_is_cut(self, site: Site, app: App, target: str) -> None:
+        """It hands on no Content-Length, so that this looks complete."""
         assert fetch(site, target).status == 200
 
-    def test_unfinished_body_of_unknown_length(self, server: WebServer) -> None:
-        """Over TCP it ends by a reset, which tells all but lighttpd."""
-        site, close = server.sites["root"], [("Connection", "close")]
-        if kind_of(server) == "lighttpd":
-            assert fetch(site, "/error-late/open", headers=close).body == b"x" * 1000
-            return
-        with pytest.raises((http.client.HTTPException, ConnectionError)):
-            fetch(site, "/error-late/open", headers=close)
 
-    def test_large_upload(self, site: Site) -> None:
-        body = os.urandom(3 * MEGABYTE)
-        answer = fetch(site, "/digest", "POST", body).json()
-        assert answer == {"length": len(body), "sha256": sha256(body)}
+class OverTCP(SCGIFailureChecks, InFront):
+    """A response that is cut ends by a reset."""
+
+    tcp = True
+    options: ClassVar = SCGI
+    app_options: ClassVar = SCGI
+
+
+class TestNginxOverTCP(OverTCP):
+    kind = "nginx"
+
+
+class TestLighttpdOverTCP(OverTCP):
+    kind = "lighttpd"
+
+    test_unfinished_body_of_unknown_length = (
+        test_matrix_lighttpd.TestLighttpd.test_unfinished_body_of_unknown_length
+    )
+
+
+class TestApacheOverTCP(OverTCP):
+    kind = "apache"
+    tells_mount = True
+
+
+def documented(language: str) -> str:
+    """The configuration of docs/scgi.md."""
+    (block,) = fenced(DOCS / "scgi.md", language)
+    return block.replace("include ", "include /etc/nginx/")
+
+
+class ShortestSCGI(Shortest):
+    """A block of docs/scgi.md."""
+
+    options: ClassVar = SCGI
+    app_options: ClassVar = SCGI
+
+
+class TestShortestNginx(ShortestSCGI):
+    kind = "nginx"
+    shortened: ClassVar = {NGINX_BLOCK: documented("nginx")}
+
+
+class TestShortestLighttpd(ShortestSCGI):
+    kind = "lighttpd"
+    shortened: ClassVar = {LIGHTTPD_BLOCK: documented("lighttpd")}
+
+    test_byte_path = TestLighttpd.test_byte_path
+
+
+class TestShortestApache(ShortestSCGI):
+    kind = "apache"
+    shortened: ClassVar = {APACHE_BLOCK: documented("apache")}
+    sends_neighbours = False
+    tcp = True

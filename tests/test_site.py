@@ -337,6 +337,15 @@ def test_how_the_application_is_started(capsys: pytest.CaptureFixture[str], serv
     assert ("--mount /wsgi" in command) == (server == "h2o")
 
 
+@pytest.mark.parametrize("server", ["nginx", "lighttpd", "apache"])
+def test_where_errors_are_told(capsys: pytest.CaptureFixture[str], server: str) -> None:
+    """SCGI has no stream for them."""
+    assert "wsgi.errors and tracebacks arrive here" in printed(capsys, server)
+    text = printed(capsys, server, "--protocol=scgi")
+    assert "arrive here" not in text
+    assert "in the application's own log" in text
+
+
 @pytest.mark.parametrize("server", PROCESSES)
 def test_what_is_started(capsys: pytest.CaptureFixture[str], server: str) -> None:
     text = printed(capsys, server, "--app=myapp:application", "--mount=/wsgi")

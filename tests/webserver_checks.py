@@ -27,25 +27,35 @@ class InFront:
         kind: the web server's name in WEB_SERVERS.
         options: for its starter.
         app_options: for WSGIServer.
+        tells_mount: whether WSGIServer is told its mount, at / too.
+        tcp: whether the web server finds the application at a port, in place of a unix socket.
     """
 
     kind: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
     app_options: ClassVar[dict[str, Any]] = {}
+    tells_mount: ClassVar[bool] = False
+    tcp: ClassVar[bool] = False
 
     @classmethod
     @contextlib.contextmanager
     def run(cls, request: pytest.FixtureRequest, folder: Path, mount: str) -> Iterator[Front]:
         """Start the application, and the web server with it at the mount."""
         # Where the web server does not say where the application is, that has to be told.
-        mounted = {"mount": mount} if mount and WEB_SERVERS[cls.kind].needs_mount else {}
+        told = cls.tells_mount or (mount and WEB_SERVERS[cls.kind].needs_mount)
+        options = {**cls.app_options, **({"mount": mount or "/"} if told else {})}
         with (
-            running_app(folder, **cls.app_options, **mounted) as (process, address),
-            start(cls.kind, folder, address, mount, **cls.options) as server,
+            running_app(folder, tcp=cls.tcp, **options) as (process, address),
+            cls.start(folder, address, mount) as server,
         ):
             yield Front(server, served(process), address)
             # It ends first: with the idle connections that the web server keeps still open.
             assert process.stop() == 0, process.log()
+
+    @classmethod
+    def start(cls, folder: Path, address: str, mount: str) -> WebServer:
+        """Start the web server."""
+        return start(cls.kind, folder, address, mount, **cls.options)
 
     @pytest.fixture
     def server(self, front: Front) -> WebServer:
@@ -67,7 +77,7 @@ class InFront:
             yield server.site
 
 
-class WebServerChecks(
+class AllChecks(
     LoadChecks,
     FailureChecks,
     ResponseChecks,
@@ -76,7 +86,17 @@ class WebServerChecks(
     PathChecks,
     InFront,
 ):
-    """All of them: a column of the table. Its rows are in the order of the classes, reversed."""
+    """All of them."""
+
+    def test_validator_is_content(self, server: WebServer, app: App) -> None:
+        """Nothing that ran before has broken a rule that wsgiref.validate watches."""
+        for log in (app.log(), server.log()):
+            assert "AssertionError" not in log
+            assert "without being closed" not in log
+
+
+class WebServerChecks(AllChecks):
+    """They are a column of the table. Its rows are in the order of the classes, reversed."""
 
     column: ClassVar[str]  # its title
 
@@ -94,9 +114,3 @@ class WebServerChecks(
             record_property("column", self.column)
             record_property("mount", site.prefix or "/")
             record_property("refused", refusal_of(type(self), name))
-
-    def test_validator_is_content(self, server: WebServer, app: App) -> None:
-        """Nothing that ran before has broken a rule that wsgiref.validate watches."""
-        for log in (app.log(), server.log()):
-            assert "AssertionError" not in log
-            assert "without being closed" not in log

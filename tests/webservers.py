@@ -171,7 +171,7 @@ def start(
     mount: str = "",
     *,
     tls: bool = False,
-    changed: Mapping[str, str] | None = None,
+    changed: Mapping[str | re.Pattern[str], str] | None = None,
     **options: Any,
 ) -> WebServer:
     """A web server in front of an application, listening; use it in a with block.
@@ -182,22 +182,23 @@ def start(
         address: of the application: the path of a unix socket, or host and port.
         mount: its path, "" for all of the site.
         tls: whether the site has TLS, with a certificate that it signed itself.
-        changed: printed text -> what is needed in its place.
+        changed: printed text, or a pattern of it -> what is needed in its place.
         options: script, env, static, host, stream, keep_alive, protocol; see _arguments().
     """
     kind, place = WEB_SERVERS[name], _place(folder, name)
     words = _arguments(kind, place, address, mount, **options)
     for option, path in zip(("cert", "key"), certificate(place) if tls else (), strict=False):
         words.append(f"--tls-{option}={path}")
-    replaced = {**kind.changed, **(changed or {})}
+    replaced: dict[str | re.Pattern[str], str] = {**kind.changed, **(changed or {})}
     if kind.server == "h2o" and SERVER_USER:
         replaced["user: "] = "# user: "  # it runs as that user already
 
     def configure(port: int) -> str:
         text = printed(*words, "--listen", f"{HOST}:{port}")
         for old, new in replaced.items():
-            assert old in text, f"{old!r} is not in:\n{text}"
-            text = text.replace(old, new)
+            pattern = re.compile(re.escape(old)) if isinstance(old, str) else old
+            assert pattern.search(text), f"{old!r} is not in:\n{text}"
+            text = pattern.sub(lambda _, new=new: new, text)
         return text
 
     server = _run(kind, place, configure, mount, tls)
