@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,12 @@ class _Command(_Parser):
         fill, self._fill = self._fill, None
         if fill is not None:
             fill(self)
+        # First: what was meant as the value of such an option would be told as a wrong argument.
+        words = itertools.takewhile(lambda word: word != "--", args or ())
+        known = self._option_string_actions
+        unknown = [w for w in words if w.startswith("--") and w.partition("=")[0] not in known]
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
         found, left = super().parse_known_args(args, namespace)
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}{self._meant(left)}")

@@ -219,6 +219,7 @@ def _spoken(received: bytes, end: str) -> Finding:
             " one for SCGI or uwsgi, or FCGI_WEB_SERVER_ADDRS does not name this machine",
             "The protocol has to be the same on both sides: fastcgi_pass, not scgi_pass or"
             " uwsgi_pass in nginx; mod_fastcgi, not mod_scgi in lighttpd.",
+            "Where SCGI is meant (fastfcgi serve --protocol scgi), the doctor cannot look further.",
         )
     return wrong(
         "silent",

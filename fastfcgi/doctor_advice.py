@@ -64,10 +64,12 @@ _PATHS_AT_ROOT: Final = {
 
 _PATHS_AT_MOUNT: Final = {
     "nginx": [
-        "In `location {mount}`, in this order:",
-        "    fastcgi_split_path_info ^({mount})(.*)$;",
-        "    include fastcgi_params;",
-        "    fastcgi_param PATH_INFO $fastcgi_path_info;",
+        "In this order, beside fastcgi_pass:",
+        "    location ~ ^{mount}(?<path_info>/.*)?$ {",
+        "        include fastcgi_params;",
+        "        fastcgi_param SCRIPT_NAME {mount};",
+        "        fastcgi_param PATH_INFO $path_info;",
+        "    }",
     ],
     "lighttpd": [
         "In fastcgi.server the key has to be the mount, without fix-root-scriptname:",

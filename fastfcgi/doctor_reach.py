@@ -171,7 +171,10 @@ def _spoken(visit: Visit, byte: int) -> Finding:
         return wrong("http-spoken", text, *visit.advice("http-spoken"))
     if 0x30 <= byte <= 0x39:
         text = f"{where} speaks SCGI, not FastCGI"
-        return wrong("scgi-spoken", text, *visit.advice("scgi-spoken"))
+        meant = (
+            "Where SCGI is meant (fastfcgi serve --protocol scgi), the doctor cannot look further."
+        )
+        return wrong("scgi-spoken", text, *visit.advice("scgi-spoken"), meant)
     what = {0: "uwsgi", 22: "TLS"}.get(byte, f"something that begins with byte {byte}")
     text = f"{where} speaks {what}, not FastCGI"
     return wrong("other-spoken", text, *visit.advice("http-spoken"))

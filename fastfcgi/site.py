@@ -163,7 +163,8 @@ class Quoting:
             return text
         for char in self._never:
             if char in text:
-                raise SiteError(f"{self._language} cannot take {char} in {text}")
+                shown = "a space" if char == " " else char
+                raise SiteError(f"{self._language} cannot take {shown} in {text}")
         return f"{self._quote}{text.translate(self._escapes)}{self._quote}"
 
 
@@ -219,7 +220,7 @@ def static_files(value: str) -> tuple[str, str]:
 
 def backend(value: str) -> Address:
     """Where the application answers, as a web server can be told."""
-    kind, *found = parse_address(text(value))
+    kind, *found = _parsed(text(value), "unix:/path or HOST:PORT")
     if kind == "unix":
         path = str(found[0])
         if path.startswith("\0"):
@@ -238,13 +239,21 @@ def backend(value: str) -> Address:
 def listen_address(value: str) -> tuple[str, int]:
     """HOST:PORT, :PORT or PORT."""
     port_alone = value.isascii() and value.isdigit()
-    kind, *found = parse_address(f":{value}" if port_alone else text(value))
+    kind, *found = _parsed(f":{value}" if port_alone else text(value), "HOST:PORT, :PORT or PORT")
     if kind != "tcp":
-        raise ConfigurationError(f"not HOST:PORT: {value!r}")
+        raise ConfigurationError(f"not HOST:PORT, :PORT or PORT: {value!r}")
     host, port = _host_port(found[0])
     if not port:
         raise ConfigurationError(f"no port to listen at: {value!r}")
     return host, port
+
+
+def _parsed(value: str, known: str) -> tuple[object, ...]:
+    """What parse_address() makes of it; an error names only what is known here."""
+    try:
+        return parse_address(value)
+    except ConfigurationError:
+        raise ConfigurationError(f"not {known}: {value!r}") from None
 
 
 def _host_port(found: object) -> tuple[str, int]:

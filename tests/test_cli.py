@@ -195,6 +195,25 @@ def test_wrong_options(arguments: list[str], folder: Path) -> None:
     assert "--help" in error_of(arguments, folder, 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name", "meant"),
+    [
+        (["serve", "--workrs", "2", "webapp"], "--workrs", "--workers"),
+        (["serve", "webapp", "--thread=2"], "--thread=2", "--threads"),
+        (["config", "--mout", "/x", "nginx"], "--mout", "--mount"),
+    ],
+)
+def test_misspelt_option(arguments: list[str], name: str, meant: str, folder: Path) -> None:
+    """It is what is told, not its value, which stands where another argument is looked for."""
+    told = error_of(arguments, folder, 2)
+    assert f"unrecognized arguments: {name}; did you mean {meant}?" in told
+
+
+def test_what_follows_two_dashes_is_no_option(folder: Path) -> None:
+    assert "--thr" in error_of(["serve", "--", "--thr"], folder, 2)
+    assert "unrecognized" not in error_of(["serve", "--", "--thr"], folder, 2)
+
+
 # -------------------------------------------------------------------------- the application
 
 

@@ -66,12 +66,12 @@ def mistakes(
     (
         "nginx-not-split",
         nginx(NGINX_ROOT + TO_SOCKET, "/wsgi"),
-        *("/wsgi", "mount-not-split", "fastcgi_split_path_info ^(/wsgi)(.*)$;"),
+        *("/wsgi", "mount-not-split", "location ~ ^/wsgi(?<path_info>/.*)?$ {"),
     ),
     (
         "nginx-mount-lost",
         nginx(f"rewrite ^/wsgi(.*)$ $1 break; {NGINX_ROOT} {TO_SOCKET}", "/wsgi"),
-        *("/wsgi", "mount-lost", "fastcgi_split_path_info ^(/wsgi)(.*)$;"),
+        *("/wsgi", "mount-lost", "location ~ ^/wsgi(?<path_info>/.*)?$ {"),
     ),
     (
         "nginx-not-decoded",

@@ -306,6 +306,18 @@ def test_what_a_language_cannot_hold(
     assert "cannot take" in refused(capsys, server, f"--{option}={value}")
 
 
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [("listen", "HOST:PORT, :PORT or PORT"), ("address", "unix:/path or HOST:PORT")],
+)
+@pytest.mark.parametrize("value", ["foo", "127.0.0.1:99999", "fd:3"])
+def test_an_error_names_what_is_known(
+    capsys: pytest.CaptureFixture[str], option: str, known: str, value: str
+) -> None:
+    """Not what --bind takes beyond that."""
+    assert f"--{option}: not {known}: {value!r} (" in refused(capsys, "nginx", f"--{option}", value)
+
+
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("option", ["root", "static", "state-dir", "script", "address", "tls-cert"])
 def test_no_line_is_added(capsys: pytest.CaptureFixture[str], server: str, option: str) -> None:
