@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3, freethreading_compatible=True, nonecheck=True
 """The header of an SCGI request -> the entries of an environ.
 
     "70:" "CONTENT_LENGTH" NUL "27" NUL "SCGI" NUL "1" NUL ... ","

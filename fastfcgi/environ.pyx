@@ -50,6 +50,8 @@ cdef object NO_MOUNT = re.compile(
     r"/$|//|/\.{1,2}(/|$)|[%?#\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]"
 )
 
+cdef object SLASHES = re.compile("//+")
+
 cdef frozenset HTTPS_ON = frozenset(("on", "1", "true", "yes"))
 cdef frozenset HTTPS_OFF = frozenset(("off", "0", "no", "false", ""))
 
@@ -199,7 +201,10 @@ cdef str path_below(object script_name, object path):
 
 cdef str decoded_path(object path):
     """The raw path of a request as web servers hand it on: decoded once and without dot segments;
-    "" where there is none."""
+    "" where there is none. It ends at a fragment, which no request should have: nginx and lighttpd
+    leave it out of the path that their rules are asked about, and what is behind it could lead
+    anywhere else ("/public#/../admin")."""
+    path = path.partition("#")[0]
     if not path.startswith("/"):
         # The absolute form, "http://host/path"; or "*", which names no path.
         _, separator, rest = path.partition("://")
@@ -229,6 +234,17 @@ cdef str remove_dot_segments(str path):
     return "/".join(kept)
 
 
+cdef bint same_path(str one, str other) except -1:
+    """Whether two decoded paths may well be of the same request, one of them as a web server has
+    cleaned it or not: whether it merges slashes, takes dot segments away, decodes %2F."""
+    return cleaned(one) == cleaned(other)
+
+
+cdef str cleaned(str path):
+    path = path.replace("%2F", "/").replace("%2f", "/").partition("#")[0]
+    return SLASHES.sub("/", remove_dot_segments(path))
+
+
 # ---- where the application is mounted --------------------------------------------------------
 
 
@@ -256,7 +272,6 @@ cdef bint mount_path(dict environ, str mount) except -1:
     server has put which part of the path. False, and nothing done, for a path outside of it."""
     cdef object script_name = value_of(environ, "SCRIPT_NAME")
     cdef object path_info = value_of(environ, "PATH_INFO")
-    cdef object uri
     cdef str path, below
     if is_empty(script_name):
         if is_empty(path_info):
@@ -269,16 +284,42 @@ cdef bint mount_path(dict environ, str mount) except -1:
         path = joined_path(environ, script_name, path_info)
     below = below_mount(path, mount)
     if below is None:
-        uri = value_of(environ, "REQUEST_URI")
-        if uri is not None:
-            below = below_mount(decoded_path(uri.partition("?")[0]), mount)
+        below = below_by_uri(environ, path, mount)
         if below is None:
             if mount:
                 return False
             below = path  # nothing is outside the root, "*" of an OPTIONS neither
+    elif mount and is_stripped(environ, path, mount):
+        below = path
     PyDict_SetItem(environ, "SCRIPT_NAME", mount)
     PyDict_SetItem(environ, "PATH_INFO", below)
     return True
+
+
+cdef str below_by_uri(dict environ, str path, str mount):
+    """What follows the mount in REQUEST_URI, of which the web server has made another path; None
+    when it does not begin so."""
+    cdef object uri = value_of(environ, "REQUEST_URI")
+    cdef str raw
+    if uri is None:
+        return None
+    raw = decoded_path(uri.partition("?")[0])
+    # Where the web server has sent on what the client wrote, its rules were asked about just that:
+    # cleaned by us, "/x/../app/admin" would come by a rule for "/app/admin".
+    return None if same_path(raw, path) else below_mount(raw, mount)
+
+
+cdef bint is_stripped(dict environ, str path, str mount) except -1:
+    """Whether a path that begins with the mount is what the web server has left of one that had it
+    twice: "/app/admin" of "/app/app/admin"."""
+    cdef object uri = value_of(environ, "REQUEST_URI")
+    cdef str raw
+    if uri is None or len(uri) < len(mount) + len(path):
+        return False
+    raw = uri.partition("?")[0]
+    if len(raw) < len(mount) + len(path):
+        return False  # as nearly always
+    return same_path(decoded_path(raw), mount + path)
 
 
 cdef str joined_path(dict environ, str script_name, str path_info):
@@ -287,7 +328,7 @@ cdef str joined_path(dict environ, str script_name, str path_info):
     if script_name == path_info:
         # Recipes for nginx have the whole path in both; a path may be twice the same, too.
         uri = value_of(environ, "REQUEST_URI")
-        if uri is not None and decoded_path(uri.partition("?")[0]) == path_info:
+        if uri is not None and same_path(decoded_path(uri.partition("?")[0]), path_info):
             return path_info
     if script_name.endswith("/") and path_info.startswith("/"):
         script_name = script_name[:-1]

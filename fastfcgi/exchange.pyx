@@ -68,7 +68,8 @@ cdef class Exchange:
 def describe(Exchange request):
     """A request in a log line: its method and path, without control characters, and its id."""
     params = request.params
-    path = params.get("SCRIPT_NAME", "") + params.get("PATH_INFO", "")
+    # They are the application's environ by now, in which it may have put anything.
+    path = f"{params.get('SCRIPT_NAME', '')}{params.get('PATH_INFO', '')}"
     # An odd method is shown as it is; a line break in it would make two lines of the log.
-    method = params.get("REQUEST_METHOD", "?")
+    method = str(params.get("REQUEST_METHOD", "?"))
     return f"{method if method.isalpha() else repr(method)} {path!r} [{request.log_id}]"

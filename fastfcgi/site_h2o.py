@@ -4,8 +4,10 @@ import json
 
 from fastfcgi.site import Site, indent
 
-# YAML's double-quoted strings are a superset of JSON's.
-_quoted = json.dumps
+
+def _quoted(text: str) -> str:
+    """YAML's double-quoted strings are a superset of JSON's, but for a character in two escapes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def snippet(site: Site) -> list[str]:

@@ -14,7 +14,7 @@ _UNITS = "/etc/systemd/system"
 
 def systemd(site: Site) -> list[str]:
     """The two units; a line that begins with "# ----" begins each."""
-    listen = str(site.address.path or site.address.host_port).replace("%", "%%")
+    listen = _listen(site.address.path or site.address.host_port)
     user, group = site.user
     owner = [f"SocketUser={user}", f"SocketGroup={group}", "SocketMode=0660"]
     return [
@@ -51,6 +51,13 @@ def systemd(site: Site) -> list[str]:
         "[Install]",
         "WantedBy=multi-user.target",
     ]
+
+
+def _listen(address: str) -> str:
+    """ListenStream knows no quotes: its line ends the value, unless a backslash continues it."""
+    if address.endswith(("\\", " ")):
+        raise SiteError(f"systemd cannot take a backslash or a space at the end of {address!r}")
+    return address.replace("%", "%%")
 
 
 def _argument(word: str) -> str:

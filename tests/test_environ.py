@@ -194,6 +194,11 @@ def test_request_scheme_decides_where_https_says_nothing(params, scheme):
         ("", "*", ""),
         ("", "", ""),
         ("", "?x", ""),
+        # what nginx and lighttpd leave out of the path that their rules are asked about
+        ("/app", "/app#/../app/admin", ""),
+        ("/app", "/app#?/../app/admin", ""),
+        ("", "/x#/y", "/x"),
+        ("/app", "/app/%23", "/#"),
     ],
 )
 def test_empty_path_info_is_derived_from_request_uri(script_name, request_uri, path_info):

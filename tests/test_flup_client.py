@@ -21,8 +21,9 @@ from runtimes import own_runtime
 import fastfcgi
 from fastfcgi import WSGIServer
 from fastfcgi.client import BadResponse, ConnectFailed, RequestTimeout, ResponseCut
+from fastfcgi.exceptions import LocalProtocolError
 from fastfcgi.flup.client.fcgi_app import FCGIApp
-from fastfcgi.flup.client.forwarding import body_of
+from fastfcgi.flup.client.forwarding import body_of, length_of
 from fastfcgi.flup.client.scgi_app import SCGIApp
 
 TCP = ("127.0.0.1", 0)
@@ -361,6 +362,28 @@ def test_the_bytes_of_an_scgi_request():
         b"REQUEST_URI\x00/deepthought\x00"
     )
     assert b"".join(taken) == b"70:" + head + b"," + body
+
+
+@pytest.mark.parametrize(
+    "more", [{"PATH_INFO": "/x\0REMOTE_USER\0admin"}, {"HTTP_X\0REMOTE_USER": "admin"}]
+)
+def test_a_client_sets_no_params_by_scgi(more):
+    """WSGI servers decode %00; the bytes behind it would be names and values of their own."""
+    with socket.create_server(TCP) as listener:
+        app = SCGIApp(connect=listener.getsockname())
+        app.timeout = 1.0  # for nobody answers
+        with pytest.raises(LocalProtocolError, match=r"cannot send a NUL, and '(PATH_INFO|HTTP)"):
+            app(environ_of(**more), None)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize("length", ["-1", "-5", "0", ""])
+def test_no_length_is_no_body(length):
+    environ = environ_of("POST", body=b"never read")
+    environ["CONTENT_LENGTH"] = length
+    assert list(body_of(environ, length_of(environ))) == []
 
 
 def test_scgi_responses_that_are_none():

@@ -191,6 +191,55 @@ def test_request_uri_is_the_second_choice(said, uri, expected):
     assert paths("/wsgi", *said, uri) == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "uri"),
+    [
+        # HAProxy sends on what the client wrote; its rules were asked about that
+        (("", "/x/../wsgi/admin"), "/x/../wsgi/admin"),
+        (("/x/../wsgi/admin", None), "/x/../wsgi/admin"),
+        (("", "/x/../wsgi/admin"), "/x/%2e%2e/wsgi/admin"),
+        (("", "//wsgi/./admin"), "//wsgi/./admin"),
+        (("", "/x/../wsgi/a%2Fb"), "/x/../wsgi/a%252Fb"),
+        # H2O takes dot segments away and keeps slashes
+        (("", "//wsgi/admin"), "/x/..//wsgi/admin"),
+        # Apache, AllowEncodedSlashes NoDecode
+        (("/x%2F../wsgi/admin", None), "/x%2F../wsgi/admin"),
+        (("/x%2f../wsgi/admin", None), "/y/../x%2f../wsgi/admin"),
+        # nginx and lighttpd leave out what follows #
+        (("/public", None), "/public#/../wsgi/admin"),
+        (("", "/public"), "/public#/../wsgi/admin"),
+        (("", "/public"), "/public#?/../wsgi/admin"),
+        ((None, None), "/public#/../wsgi/admin"),
+        # Caddy does not
+        (("", "/wsgi#/admin"), "/wsgi#/admin"),
+    ],
+)
+def test_what_the_web_server_was_not_asked_about(said, uri):
+    """A rule for /wsgi/admin has not been looked at for these, so they must not become that."""
+    assert paths("/wsgi", *said, uri) == OUTSIDE
+
+
+@pytest.mark.parametrize(
+    ("said", "uri", "expected"),
+    [
+        (("", "/wsgi/admin"), "/wsgi/wsgi/admin", "/wsgi/admin"),
+        (("/wsgi/admin", None), "/wsgi/wsgi/admin", "/wsgi/admin"),
+        (("", "/wsgi"), "/wsgi/wsgi", "/wsgi"),
+        (("", "/wsgi/admin"), "/wsgi//%77sgi/x/../admin?x", "/wsgi/admin"),
+        (("", "/wsgi/admin"), "/wsgi/admin?/wsgi/wsgi/admin", "/admin"),
+        (("", "/wsgi/admin"), "http://a.longer.host/wsgi/admin", "/admin"),
+    ],
+)
+def test_a_stripped_path_that_begins_with_the_mount(said, uri, expected):
+    """A rule for /wsgi/admin has not been looked at for /wsgi/wsgi/admin."""
+    assert paths("/wsgi", *said, uri) == ("/wsgi", expected)
+
+
+@pytest.mark.parametrize("uri", ["/wsgi//a", "/wsgi/./a", "/wsgi/a#b", "//wsgi/a?b"])
+def test_both_parts_the_whole_path_however_it_was_written(uri):
+    assert paths("/wsgi", "/wsgi/a", "/wsgi/a", uri) == ("/wsgi", "/a")
+
+
 @pytest.mark.parametrize("uri", [None, "", "*", "http://h", "x"])
 @pytest.mark.parametrize("path", [None, "", "/x"])
 def test_nothing_is_outside_the_root(path, uri):

@@ -247,3 +247,9 @@ def test_any_bytes(data):
 def test_the_oracle_knows_what_web_servers_send():
     data = scgi_wire.request(wire.cgi_params("GET", "/a"))
     assert scgi_wire.parse_header(data)[1]["PATH_INFO"] == "/a"
+
+
+def test_one_that_was_not_made_whole():
+    """Python can make one without its decoder, which must not be read then."""
+    with pytest.raises(AttributeError):
+        HeaderReader.__new__(HeaderReader).feed(b"1")

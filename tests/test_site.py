@@ -178,6 +178,11 @@ def test_never() -> None:
         Quoting("nginx", "$")("/a$b")
 
 
+def test_yaml_has_no_pairs_of_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON writes one character as two there, at which H2O stops."""
+    assert '"/a/\U0001f600ü"' in printed(capsys, "h2o", "--root", "/a/\U0001f600ü")
+
+
 def test_bare() -> None:
     quoting = Quoting("x", bare=True)
     assert quoting("/srv/app-1/x.y_z:1@2") == "/srv/app-1/x.y_z:1@2"
@@ -298,6 +303,8 @@ def test_key_is_in_the_certificate_by_default(capsys: pytest.CaptureFixture[str]
         ("caddy", "root", "/a{b}"),
         ("caddy", "root", "/a\\b"),
         ("lighttpd2", "root", "/a$1"),
+        ("systemd", "address", "/a\\"),
+        ("systemd", "address", "/a "),
     ],
 )
 def test_what_a_language_cannot_hold(

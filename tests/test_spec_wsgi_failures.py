@@ -76,6 +76,20 @@ def test_exception_before_the_header(serve, caplog, error, when):
     assert peer.request(wire.cgi_params(path="/well"), keep_conn=True).status == 200
 
 
+@pytest.mark.parametrize("entry", ["SCRIPT_NAME", "PATH_INFO", "REQUEST_METHOD"])
+@pytest.mark.parametrize("value", [None, b"/x", 5])
+def test_exception_when_the_environ_has_been_changed(serve, entry, value):
+    """PEP 3333 lets the application change its environ as it likes: the line in the log that tells
+    of its exception must not be one more."""
+
+    def application(environ, start_response):
+        environ[entry] = value
+        raise RuntimeError
+
+    response = serve(application).request()
+    assert (response.status, response.ended) == (500, True)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("secret"), SystemExit(3)])
 def test_exception_after_the_header(serve, error):
     """PEP 3333: an exception after the header went out: the response must not look complete: it

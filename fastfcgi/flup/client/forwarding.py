@@ -50,8 +50,8 @@ def body_of(environ: dict[str, Any], length: int) -> Iterator[bytes]:
 
 
 def length_of(environ: dict[str, Any]) -> int:
-    """CONTENT_LENGTH, 0 without one."""
-    return int(environ.get("CONTENT_LENGTH") or 0)
+    """CONTENT_LENGTH, 0 without one; Caddy sends -1 for a body of unknown length."""
+    return max(int(environ.get("CONTENT_LENGTH") or 0), 0)
 
 
 class Forwarder:

@@ -15,6 +15,7 @@ from fastfcgi.client import (
     _wait,
     connect,
 )
+from fastfcgi.exceptions import LocalProtocolError
 from fastfcgi.flup._version import attribute
 from fastfcgi.flup.client.forwarding import Answer, Forwarder, body_of, length_of, one_address
 
@@ -26,10 +27,18 @@ _CONNECT_TIMEOUT: Final = 10.0
 
 
 def _request_head(params: dict[str, str], length: int) -> bytes:
-    """The netstring that a request begins with: CONTENT_LENGTH first, SCGI=1 among the others."""
+    """The netstring that a request begins with: CONTENT_LENGTH first, SCGI=1 among the others.
+
+    Raises:
+        LocalProtocolError: A NUL, which ends names and values. Whoever asks for "/%00NAME%00VALUE"
+            would set what is the web server's to say, REMOTE_USER for example.
+    """
     params = {"CONTENT_LENGTH": str(length), "SCGI": "1"} | {
         name: value for name, value in params.items() if name not in ("CONTENT_LENGTH", "SCGI")
     }
+    for name, value in params.items():
+        if "\0" in f"{name}{value}":
+            raise LocalProtocolError(f"SCGI cannot send a NUL, and {name!r} has one")
     text = "".join(f"{name}\0{value}\0" for name, value in params.items()).encode("latin-1")
     return b"%d:%b," % (len(text), text)
 
