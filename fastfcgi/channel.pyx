@@ -21,10 +21,6 @@ logger = logging.getLogger("fastfcgi")
 
 cdef int REQUEST_COMPLETE = constants.REQUEST_COMPLETE
 
-cdef enum:
-    # Bytes of a body from which on they are received to where they are wanted.
-    MIN_DIRECT = 4096
-
 cdef double NEVER = float("inf")
 
 

@@ -9,7 +9,7 @@ from fastfcgi._codec cimport TYPE_STDIN
 from fastfcgi._sys cimport ff_reset_at_close
 from fastfcgi.active_request cimport ActiveRequest
 from fastfcgi.body cimport Body
-from fastfcgi.channel cimport new_request_on, take_input, take_request
+from fastfcgi.channel cimport MIN_DIRECT, new_request_on, take_input, take_request
 from fastfcgi.request cimport Request
 from fastfcgi.service cimport Service
 from fastfcgi.timeouts cimport TimedLine
@@ -17,10 +17,6 @@ from fastfcgi.timeouts cimport TimedLine
 from fastfcgi.exchange import describe
 
 logger = logging.getLogger("fastfcgi")
-
-cdef enum:
-    # Bytes of a body from which on they are received to where they are wanted.
-    MIN_DIRECT = 4096
 
 
 cdef class ScgiLink(ScgiConnection):
