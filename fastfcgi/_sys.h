@@ -25,12 +25,6 @@ static inline Py_ssize_t ff_recv(Py_ssize_t fd, void *p, Py_ssize_t size) {
     return n < 0 ? ff_error() : n;
 }
 
-static inline Py_ssize_t ff_recv_into_two(
-    Py_ssize_t fd, void *p, Py_ssize_t size, void *q, Py_ssize_t more
-) {
-    return ff_recv(fd, p, size);
-}
-
 static inline Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec *iov, int count) {
     WSABUF buffers[64];
     DWORD sent = 0;
@@ -122,19 +116,6 @@ typedef struct iovec ff_iovec;
 static inline Py_ssize_t ff_recv(Py_ssize_t fd, void *p, Py_ssize_t size) {
     ssize_t n;
     do n = recv((int)fd, p, (size_t)size, MSG_DONTWAIT); while (n < 0 && errno == EINTR);
-    return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
-}
-
-static inline Py_ssize_t ff_recv_into_two(
-    Py_ssize_t fd, void *p, Py_ssize_t size, void *q, Py_ssize_t more
-) {
-    ff_iovec iov[2] = {{p, (size_t)size}, {q, (size_t)more}};
-    struct msghdr message;
-    ssize_t n;
-    memset(&message, 0, sizeof message);
-    message.msg_iov = iov;
-    message.msg_iovlen = 2;
-    do n = recvmsg((int)fd, &message, MSG_DONTWAIT); while (n < 0 && errno == EINTR);
     return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
 }
 

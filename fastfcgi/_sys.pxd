@@ -11,10 +11,6 @@ cdef extern from "_sys.h" nogil:
 
     # The most bytes that come at once, 0 at the end of what the peer sends.
     Py_ssize_t ff_recv(Py_ssize_t fd, void* p, Py_ssize_t size)
-    # The same into p and, when that is full, into q.
-    Py_ssize_t ff_recv_into_two(
-        Py_ssize_t fd, void* p, Py_ssize_t size, void* q, Py_ssize_t more
-    )
     # One gathered write of at most 64 buffers; bytes taken.
     Py_ssize_t ff_send(Py_ssize_t fd, ff_iovec* iov, int count)
     # `head`, unless its size is 0, and then bytes of a file, which may have to come from a disk;

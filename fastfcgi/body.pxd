@@ -33,8 +33,7 @@ cdef class Body:
     # The same into memory of the caller's, that stays as above; returns the number of bytes.
     cdef Py_ssize_t take_into(self, uint8_t* p, Py_ssize_t size, Py_ssize_t* freed) except -1
 
-    # Until it is called with NULL, what arrives at an empty body goes there first; who receives
-    # may put it there before append_bytes() is told.
+    # Until it is called with NULL, what arrives at an empty body goes there first.
     cdef void aim(self, uint8_t* p, Py_ssize_t size) noexcept
 
     cdef int copy_in(self, const uint8_t* p, Py_ssize_t size) except -1

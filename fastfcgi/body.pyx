@@ -91,8 +91,7 @@ cdef class Body:
             return 0
         if self.wanted:
             part = min(size, self.wanted)
-            if p != self.target:
-                memcpy(self.target, p, part)
+            memcpy(self.target, p, part)
             self.target += part
             self.wanted -= part
             p += part

@@ -7,11 +7,6 @@ from fastfcgi.request cimport Request, request_on
 from fastfcgi.timeouts cimport TimedLine
 
 
-cdef enum:
-    # Bytes of a body from which on they are received to where they are wanted.
-    MIN_DIRECT = 4096
-
-
 cdef class Link(Connection):
     cdef Channel channel
 

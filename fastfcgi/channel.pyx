@@ -5,11 +5,9 @@ import logging
 
 from libc.stdint cimport uint8_t
 
-from fastfcgi._codec cimport TYPE_DATA, TYPE_STDIN, RecordReader
 from fastfcgi._sys cimport ff_hung_up, ff_lock, ff_now, ff_unlock
 from fastfcgi.active_request cimport SENDING_ENDED, ActiveRequest
 from fastfcgi.board cimport Slot, write_text
-from fastfcgi.body cimport Body
 from fastfcgi.engine cimport Engine
 from fastfcgi.handler cimport Buffer
 from fastfcgi.service cimport Service
@@ -168,25 +166,6 @@ cdef class Channel(TimedLine):
         return 0
 
     # ---- in, with the lock held ------------------------------------------------------------
-
-    cdef Py_ssize_t room_for_next(self, uint8_t** p) noexcept:
-        """How many of the next bytes belong to a body that somebody waits to read, and where he
-        wants them; 0 if that is not worth while."""
-        cdef RecordReader reader = self.connection.reader
-        cdef Request request
-        cdef Body body
-        cdef Py_ssize_t size
-        if reader.content_left < MIN_DIRECT or reader.type not in (TYPE_STDIN, TYPE_DATA):
-            return 0
-        request = self.connection.find(reader.request_id)
-        if request is None or request.stdin_body is None:
-            return 0
-        body = request.body_of(reader.type)
-        if body is None:
-            return 0
-        p[0] = body.target
-        size = min(body.wanted, reader.content_left)
-        return size if size >= MIN_DIRECT else 0
 
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1:
         cdef Request request
@@ -352,7 +331,7 @@ cdef class Channel(TimedLine):
         self.served += 1
         self.idle_since = max(now, self.received_at)
         self.attended = False
-        self.pulls = 0
+        self.pulls = -1
         self.newest = None
         if self.closed:
             return self.let_go()

@@ -24,7 +24,7 @@ cdef class Line(Handler):
     cdef double received_at
     cdef bint reading               # more is to be received
     cdef double listening_since
-    cdef int pulls                  # parts that the application's thread received itself
+    cdef int pulls                  # parts that the application's thread received itself; or -1
     cdef bint attended              # whoever leads is about to run its request, or does
 
     cdef int open(self, Service service, Py_ssize_t fd, bint is_inet) except -1
@@ -34,7 +34,6 @@ cdef class Line(Handler):
     cdef int acknowledge(self, ActiveRequest request, Py_ssize_t size) except -1
 
     # in, to be overridden: what comes, and where it goes
-    cdef Py_ssize_t room_for_next(self, uint8_t** p) noexcept
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1
     cdef int at_eof(self) except -1
 
@@ -56,6 +55,7 @@ cdef class Line(Handler):
     cdef int update(self) except -1
     cdef bint is_finished(self) noexcept
     cdef bint is_full(self) noexcept
+    cdef int begin_pulling(self) except -1
     cdef bint is_pulled(self) noexcept
     cdef int timing(self, double* due) noexcept  # to be overridden
 

@@ -27,7 +27,6 @@ from fastfcgi._sys cimport (
     ff_lock,
     ff_now,
     ff_recv,
-    ff_recv_into_two,
     ff_shutdown,
     ff_unlock,
     ff_wait_to_recv,
@@ -51,9 +50,6 @@ cdef enum:
     MAX_PULLS = 8
     # Milliseconds that such a reader waits by itself.
     AWAIT_MS = 10
-    # Where bytes are received to where they are wanted, these come with them as well: what is
-    # likely to stand between two parts of a body, padding and a header.
-    MARGIN = 512
 
 
 cdef class Waiter:
@@ -84,6 +80,7 @@ cdef class Line(Handler):
         self.outbox = Outbox.__new__(Outbox)
         self.received_at = ff_now()
         self.reading = True
+        self.pulls = -1
         service.channels.add(self)
         if service.engine.board is not None:
             ff_add(&service.engine.board.head.connections, 1)
@@ -153,12 +150,7 @@ cdef class Line(Handler):
 
     cdef int receive(self, Buffer buffer, Worker worker) except -1:
         """Take in what is there; returns whether anything was."""
-        cdef uint8_t* target
-        cdef Py_ssize_t size, direct = self.room_for_next(&target)
-        if direct:
-            size = ff_recv_into_two(self.fd, target, direct, buffer.memory, MARGIN)
-        else:
-            size = ff_recv(self.fd, buffer.memory, BUFFER_SIZE)
+        cdef Py_ssize_t size = ff_recv(self.fd, buffer.memory, BUFFER_SIZE)
         if size == -EAGAIN:
             return False
         if size < 0:
@@ -170,12 +162,8 @@ cdef class Line(Handler):
             self.lingered += size
             if self.lingered > self.service.linger_bytes:
                 self.lose(None)
-        elif size <= direct:
-            self.take_in(target, size, worker)
         else:
-            if direct:
-                self.take_in(target, direct, worker)
-            self.take_in(buffer.memory, size - direct, worker)
+            self.take_in(buffer.memory, size, worker)
         return True
 
     cdef int acknowledge(self, ActiveRequest request, Py_ssize_t size) except -1:
@@ -184,11 +172,6 @@ cdef class Line(Handler):
             self.connection.input_read(request, size)
             if not (self.reading or self.is_pulled()):
                 self.update()
-        return 0
-
-    cdef Py_ssize_t room_for_next(self, uint8_t** p) noexcept:
-        """How many of the next bytes are wanted elsewhere, and where; 0 if that is not worth
-        while."""
         return 0
 
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1:
@@ -313,6 +296,13 @@ cdef class Line(Handler):
 
     cdef bint is_full(self) noexcept:
         return self.connection.is_paused() or self.outbox.size > self.service.max_unsent
+
+    cdef int begin_pulling(self) except -1:
+        """The application reads a body that is still coming: leave that to its thread, unless it
+        turns out to be the faster one."""
+        if self.pulls < 0:
+            self.pulls = MAX_PULLS
+        return 0
 
     cdef bint is_pulled(self) noexcept:
         """An application's thread takes in the body as fast as it can: a second one that receives

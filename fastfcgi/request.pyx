@@ -218,6 +218,7 @@ cdef class Request(Exchange):
         cdef Py_ssize_t freed = 0, taken
         ff_lock(&self.line.lock)
         try:
+            self.line.begin_pulling()
             taken = body.take_into(p, size, &freed)
             self.line.acknowledge(self, freed)
             if taken < size and not body.in_file:

@@ -5,11 +5,9 @@ import logging
 
 from libc.stdint cimport uint8_t
 
-from fastfcgi._codec cimport TYPE_STDIN
 from fastfcgi._sys cimport ff_reset_at_close
 from fastfcgi.active_request cimport ActiveRequest
-from fastfcgi.body cimport Body
-from fastfcgi.channel cimport MIN_DIRECT, new_request_on, take_input, take_request
+from fastfcgi.channel cimport new_request_on, take_input, take_request
 from fastfcgi.request cimport Request
 from fastfcgi.service cimport Service
 from fastfcgi.timeouts cimport TimedLine
@@ -58,18 +56,6 @@ cdef class ScgiChannel(Channel):
         link.channel = self
         self.connection = link
         return TimedLine.open(self, service, fd, is_inet)
-
-    cdef Py_ssize_t room_for_next(self, uint8_t** p) noexcept:
-        cdef ScgiLink link = <ScgiLink>self.connection
-        cdef Request request = <Request>link.first
-        cdef Body body
-        cdef Py_ssize_t size
-        if link.body_left < MIN_DIRECT or request is None:
-            return 0
-        body = request.body_of(TYPE_STDIN)
-        p[0] = body.target
-        size = <Py_ssize_t>min(<long long>body.wanted, link.body_left)
-        return size if size >= MIN_DIRECT else 0
 
     cdef str hint(self, bytes begin):
         if (<ScgiLink>self.connection).taken_in:

@@ -3,8 +3,11 @@
 import hashlib
 import itertools
 import random
+import selectors
 import socket
 import threading
+import time
+from typing import ClassVar
 
 import pytest
 import wire
@@ -148,6 +151,46 @@ def test_what_goes_beyond_content_length_is_cut():
         assert peer.receive_end().body == expected(DATA[:2_000_000])
         peer.send(upload(DATA, [30_000], "65536", 2))
         assert peer.receive_end(2).body == expected(DATA)
+
+
+class Telling(selectors.DefaultSelector):
+    """Notes whose bytes it tells of."""
+
+    told: ClassVar[list[int]] = []
+
+    def select(self, timeout=None):
+        ready = super().select(timeout)
+        self.told.extend(key.fd for key, mask in ready if mask & selectors.EVENT_READ)
+        return ready
+
+
+@pytest.mark.skipif("turns" not in ENGINES, reason="without a GIL every thread polls")
+def test_nobody_else_receives_a_body_while_its_application_reads_it(monkeypatch):
+    monkeypatch.setattr("fastfcgi.server.Engine", ENGINES["selector"])
+    monkeypatch.setattr("selectors.DefaultSelector", Telling)
+    counts = []
+
+    def app(environ, start_response):
+        stream = environ["wsgi.input"]
+        time.sleep(0.1)  # until all is here that is taken in before it is read
+        before = len(Telling.told)
+        for _ in range(4):
+            assert stream.read(65536)
+            time.sleep(0.005)
+        counts.append(len(Telling.told) - before)
+        start_response("200 OK", [])
+        return [b"read"]
+
+    for _ in range(5):
+        # A thread that gets no processor for long may be taken for one that does not read.
+        with serving(app, threads=2) as web, web.peer() as peer:
+            sender = threading.Thread(target=peer.send, args=(upload(DATA, [32768], ""),))
+            sender.start()
+            peer.receive_end(1)
+            sender.join()
+        if counts[-1] == 0:
+            break
+    assert counts[-1] == 0, counts
 
 
 class Pulling:
