@@ -190,13 +190,13 @@ def moving(make: Callable[[], Ask], size: int, warm: Ask | None = HELLOS) -> Ent
     return enter
 
 
-def counting(ask: Ask, keep: bool, blocks: int = 1) -> Entry:
-    """Rounds under strace, which makes them slow: system calls per request, or per block of its
-    response."""
+def counting(ask: Ask, connections: int, keep: bool, blocks: int = 1) -> Entry:
+    """Rounds under strace: system calls per request, or per block of its response. It makes them
+    slow, so what a server does from time to time counts for more than it is."""
 
     @contextmanager
     def enter(server: Server) -> Iterator[Round]:
-        lanes = [lane_of(server, ask, 1, keep)]
+        lanes = [lane_of(server, ask, connections, keep)]
 
         def round(seconds: float) -> Measures:
             with meter.strace(server.pids(), server.folder) as counted:

@@ -123,9 +123,10 @@ def cost_scenarios() -> Iterator[Scenario]:
         HELLO_ANSWER,
     )
     for name, title, enter, answer in (
-        ("calls-kept", "hello, kept", counting(HELLOS, True), HELLO_ANSWER),
-        ("calls-new", "hello, a connection each", counting(HELLOS, False), HELLO_ANSWER),
-        ("calls-block", "each of 1000 blocks", counting(LINES, True, 1000), LINES_ANSWER),
+        ("calls-kept", "hello, kept", counting(HELLOS, 1, True), HELLO_ANSWER),
+        ("calls-kept-16", "hello, kept, 16 clients", counting(HELLOS, 16, True), HELLO_ANSWER),
+        ("calls-new", "hello, a connection each", counting(HELLOS, 1, False), HELLO_ANSWER),
+        ("calls-block", "each of 1000 blocks", counting(LINES, 1, True, 1000), LINES_ANSWER),
     ):
         yield Scenario(name, title, enter, servers, ("calls", "waits"), answer, needs=("strace",))
 
