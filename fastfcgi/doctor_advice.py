@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from fastfcgi.site import pattern
+
 # Kind of server -> its name.
 SERVERS: Final = {
     "nginx": "nginx",
@@ -35,6 +37,9 @@ def recognised(software: str, server: str, proxied: bool = False) -> str:
             return name
     return ""
 
+
+# Apache's SCRIPT_NAME is the whole path; $1 is what follows the mount.
+_BELOW_MOUNT: Final = "reqenv('SCRIPT_NAME') =~ m#^{pattern}((?s)/.*)?$#"
 
 _PATHS_AT_ROOT: Final = {
     "nginx": [
@@ -77,10 +82,9 @@ _PATHS_AT_MOUNT: Final = {
     ],
     "lighttpd2": ['core.wsgi("{mount}", { fastcgi "{address}"; });'],
     "apache": [
-        "Instead of ProxyPass:",
-        '    <Location "{mount}">',
-        '        SetHandler "proxy:{proxy}"',
-        "    </Location>",
+        'In <Location "{mount}">, beside ProxyPass "{proxy}":',
+        f'    ProxyFCGISetEnvIf "{_BELOW_MOUNT}" PATH_INFO "$1"',
+        '    ProxyFCGISetEnvIf "true" SCRIPT_NAME "{mount}"',
     ],
     "apache-fcgid": ['    ScriptAlias "{mount}" "/srv/app/app.fcgi"'],
     "haproxy": ["In fcgi-app:", "    path-info ^({mount})(/.*)?$"],
@@ -211,7 +215,7 @@ _ADVICE: Final[Mapping[str, Mapping[str, list[str]]]] = {
     "http-spoken": {
         "nginx": ["fastcgi_pass {address};  in the place of proxy_pass, and fastcgi_param lines"],
         "lighttpd": ["fastcgi.server in the place of proxy.server"],
-        "apache": ['SetHandler "proxy:{proxy}"  in the place of http://'],
+        "apache": ['In <Location "{slash}">: ProxyPass "{proxy}"  in the place of http://'],
         "haproxy": ["server app ADDRESS proto fcgi  and use-fcgi-app NAME in the backend"],
         "caddy": ["In reverse_proxy: transport fastcgi"],
         "h2o": ["fastcgi.connect in the place of proxy.reverse.url"],
@@ -220,7 +224,7 @@ _ADVICE: Final[Mapping[str, Mapping[str, list[str]]]] = {
     "scgi-spoken": {
         "nginx": ["fastcgi_pass {address};  in the place of scgi_pass"],
         "lighttpd": ["fastcgi.server in the place of scgi.server"],
-        "apache": ['SetHandler "proxy:{proxy}"  in the place of scgi://'],
+        "apache": ['In <Location "{slash}">: ProxyPass "{proxy}"  in the place of scgi://'],
         "": ["It has to speak FastCGI to this address, not SCGI."],
     },
     "not-reached": {
@@ -271,8 +275,9 @@ def lines(key: str, server: str, mount: str = "", address: str = "") -> tuple[st
 
 def _values(mount: str, address: str) -> dict[str, Any]:
     path = address.removeprefix("unix:")
-    proxy = f"unix:{path}|fcgi://app/" if "/" in path else f"fcgi://{address}"
-    values = {"mount": mount, "slash": mount or "/", "address": address}
+    slash = mount or "/"
+    proxy = f"unix:{path}|fcgi://app{slash}" if "/" in path else f"fcgi://{address}{slash}"
+    values = {"mount": mount, "slash": slash, "pattern": pattern(mount), "address": address}
     return {**values, "path": path, "proxy": proxy}
 
 

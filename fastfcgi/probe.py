@@ -10,6 +10,7 @@ and written to stderr. Everybody else gets 503. It tells what the web server sen
 that asks; never the environment of the process, nor anybody's credentials.
 """
 
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -74,22 +75,38 @@ def _variable(header: str) -> str:
     return "HTTP_" + header.upper().replace("-", "_")
 
 
+def _as_sent(text: str) -> frozenset[bytes]:
+    """The bytes as which a text may come in a header: as UTF-8, and, where that can be, as
+    latin-1. What is no UTF-8 in an environment variable comes as the bytes it is."""
+    found = {text.encode("utf-8", "surrogateescape")}
+    with contextlib.suppress(UnicodeEncodeError):
+        found.add(text.encode("latin-1"))
+    return frozenset(found)
+
+
+def _is_one_of(given: str, expected: Iterable[bytes]) -> bool:
+    """Whether a header, as the environ has it, is one of these; takes as long if it is not."""
+    data = given.encode("latin-1")
+    return sum(hmac.compare_digest(data, one) for one in expected) > 0
+
+
 class Probe:
     """The application, for one token.
 
     Args:
-        token: What a request has to bring in the header X-Fastfcgi-Token.
+        token: What a request has to bring in the header X-Fastfcgi-Token, in UTF-8 or latin-1.
     """
 
     def __init__(self, token: str) -> None:
         self.token = token
+        self._tokens = _as_sent(token)
+        self._own = _as_sent(f"Bearer {token}")
         self._seen: deque[str] = deque(maxlen=_REMEMBERED)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        given = environ.get(_variable(TOKEN), "").encode("latin-1")
-        if not hmac.compare_digest(given, self.token.encode("latin-1")):
+        if not _is_one_of(environ.get(_variable(TOKEN), ""), self._tokens):
             # Retry-After and no-store: nobody is to remember this for the site itself.
             start = [("Content-Type", "text/plain"), ("Retry-After", "60"), (SIGN, "1")]
             start_response("503 Service Unavailable", [*start, ("Cache-Control", "no-store")])
@@ -122,10 +139,10 @@ class Probe:
 
     def _report(self, environ: "WSGIEnvironment") -> dict[str, Any]:
         authorization = environ.get("HTTP_AUTHORIZATION")
-        own = f"Bearer {self.token}"
+        is_own = authorization is not None and _is_one_of(authorization, self._own)
         return {
             "environ": {name: environ[name] for name in _TOLD if name in environ},
-            "authorization": authorization and ("own" if authorization == own else "another"),
+            "authorization": authorization and ("own" if is_own else "another"),
             "proxy": "HTTP_PROXY" in environ,
             # How Apache's mod_proxy_fcgi names a script.
             "proxied": environ.get("SCRIPT_FILENAME", "").startswith("proxy:"),

@@ -13,6 +13,9 @@ _quoted_socket = Quoting("Apache", "|?#")
 
 _MODULES = "/usr/lib/apache2/modules"
 
+# Of a script that mod_fcgid starts: as many as a small machine has memory for.
+_PROCESSES = 20
+
 
 def snippet(site: Site) -> list[str]:
     """The file in sites-available, for an application that runs."""
@@ -218,6 +221,10 @@ def _fcgid(site: Site) -> list[str]:
         "</Directory>",
         "# of uploads; 128 KiB without this line, and 500 for more",
         "FcgidMaxRequestLen 67108864",
+        "# processes, one request at a time in each; up to 100 without this line",
+        f"FcgidMaxProcessesPerClass {_PROCESSES}",
+        "# that stay when there is nothing to do; 3 without this line",
+        "FcgidMinProcessesPerClass 1",
     ]
     if site.stream:
         lines.append("# what the application sends goes on at once; uploads are taken in first")

@@ -2,7 +2,7 @@
 
 import shlex
 
-from fastfcgi.site import Quoting, Site, SiteError
+from fastfcgi.site import DEFAULT_USER, Quoting, Site, SiteError
 
 # systemd replaces % everywhere and $ in command lines.
 _escapes = {"\\": "\\\\", '"': '\\"', "%": "%%"}
@@ -16,7 +16,7 @@ def systemd(site: Site) -> list[str]:
     """The two units; a line that begins with "# ----" begins each."""
     listen = _listen(site.address.path or site.address.host_port)
     user, group = site.user
-    owner = [f"SocketUser={user}", f"SocketGroup={group}", "SocketMode=0660"]
+    owner = [f"SocketUser={user}", f"SocketGroup={_socket_group(site)}", "SocketMode=0660"]
     return [
         "# Two units of systemd: each goes to the file that is named above it. Then:",
         "#   systemctl daemon-reload && systemctl enable --now app.socket",
@@ -28,7 +28,7 @@ def systemd(site: Site) -> list[str]:
         "",
         "[Socket]",
         f"ListenStream={listen}",
-        *(["# the web server has to be this user, or in this group"] if site.address.path else []),
+        *(["# the web server has to be in this group, or this user"] if site.address.path else []),
         *(owner if site.address.path else []),
         "",
         "[Install]",
@@ -51,6 +51,13 @@ def systemd(site: Site) -> list[str]:
         "[Install]",
         "WantedBy=multi-user.target",
     ]
+
+
+def _socket_group(site: Site) -> str:
+    """Whom the socket is for, beside its owner: the group that was named, else the web server's. A
+    user's own group, which has the user's name, would let nobody else in."""
+    user, group = site.user
+    return DEFAULT_USER if group == user else group
 
 
 def _listen(address: str) -> str:
@@ -87,7 +94,7 @@ def spawn_fcgi(site: Site) -> list[str]:
     if not site.address.path:
         where = f"-a {site.address.host} -p {site.address.port}"
     user, group = site.user
-    owner = f" -U {user} -G {group} -M 0660" if site.address.path else ""
+    owner = f" -U {user} -G {_socket_group(site)} -M 0660" if site.address.path else ""
     program = " ".join(shlex.quote(word) for word in _started(site))
     state = "" if not site.state_dir else f" -P {shlex.quote(site.state_dir + '/app.pid')}"
     mode = " -n" if not site.state_dir else state
@@ -95,8 +102,8 @@ def spawn_fcgi(site: Site) -> list[str]:
         "#!/bin/sh",
         "# Starts the application by spawn-fcgi, as root, in the foreground (-n): for runit,",
         "# daemontools, systemd's ExecStart. With -P FILE instead of -n it goes to the background.",
-        "# -u and -g: whom the application runs as; -U and -G: who owns its socket, which the web",
-        "# server has to be allowed to write to.",
+        "# -u and -g: whom the application runs as; -U and -G: who owns its socket. The web server",
+        "# has to be in that group.",
         *(f"export {name}={shlex.quote(value)}" for name, value in site.env),
         f"exec spawn-fcgi{mode} {where} -u {user} -g {group}{owner} -- \\",
         f"    {program}",

@@ -165,3 +165,26 @@ def test_token(given: str) -> None:
     else:
         assert len(token) == 32
         assert done.stderr.endswith(f"fastfcgi doctor URL --token {token}\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "sent", "knows"),
+    [
+        (b"cl\xc3\xa9", b"cl\xc3\xa9", True),
+        (b"cl\xc3\xa9", b"cl\xe9", True),
+        ("cl\u20ac".encode(), "cl\u20ac".encode(), True),
+        ("cl\u20ac".encode(), b"cl?", False),
+        (b"cl\xff\xfe", b"cl\xff\xfe", True),
+        (b"cl\xff\xfe", b"cl\xff", False),
+    ],
+)
+def test_a_token_that_is_not_ascii(
+    given: bytes, sent: bytes, knows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers are bytes: UTF-8 from most clients, latin-1 from others."""
+    token = given.decode("utf-8", "surrogateescape")  # as os.environ has it
+    monkeypatch.setattr(f"{__name__}.PROBE", Probe(token))
+    header = sent.decode("latin-1")  # as an environ has it
+    status, _, body = ask(token=header, HTTP_AUTHORIZATION=f"Bearer {header}")
+    assert status == ("200 OK" if knows else "503 Service Unavailable")
+    assert not knows or json.loads(body)["authorization"] == "own"

@@ -106,6 +106,15 @@ def mistakes(
         *("", "script-name-whole", 'ProxyFCGISetEnvIf "true" SCRIPT_NAME ""'),
     ),
     (
+        "apache-stock-at-a-mount",
+        lambda folder: doctored.apache(
+            folder,
+            '<Location "/wsgi">\nProxyPass "unix:FOLDER/app.sock|fcgi://app/wsgi"\nCGIPassAuth On\n'
+            "</Location>",
+        ),
+        *("/wsgi", "script-name-whole", 'ProxyFCGISetEnvIf "true" SCRIPT_NAME "/wsgi"'),
+    ),
+    (
         "haproxy-without-path-info",
         lambda folder: doctored.haproxy(folder, "pass-header Authorization"),
         *("", "script-name-whole", "path-info ^()(/.*)$"),

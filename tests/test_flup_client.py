@@ -170,12 +170,19 @@ def test_the_filters_are_flups(name):
 def test_datadogs_way(fcgi_server, monkeypatch):
     """21: text streams, the port as str, and [0] of what is returned as the whole body."""
     host, port = fcgi_server
-    monkeypatch.setattr(FCGIApp, "_getConnection", lambda self: None, raising=False)
+    opened = []
+
+    def get_connection(self):
+        opened.append(socket.create_connection(self._connect))
+        return opened[0]
+
+    monkeypatch.setattr(FCGIApp, "_getConnection", get_connection)
     environ = {**environ_of(), "wsgi.input": io.StringIO(), "wsgi.errors": io.StringIO()}
     app = FCGIApp(host=host, port=str(port))
     result = app(environ, lambda *args, **kwargs: "")
     assert b"PATH_INFO=/x\n" in result[0] and b"SERVER_NAME=" in result[0]
     assert result[-1] == result[0] == b"".join(result)
+    assert [sock.fileno() for sock in opened] == [-1]
     with pytest.raises(IndexError):
         _ = result[1]
 

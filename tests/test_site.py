@@ -371,3 +371,40 @@ def test_what_is_started(capsys: pytest.CaptureFixture[str], server: str) -> Non
     (command,) = re.findall(r"/srv/app/venv/bin/fastfcgi (serve .*)$", text, re.MULTILINE)
     options = cli._parser().parse_args(shlex.split(command))
     assert "myapp:application" in repr(vars(options))
+
+
+@pytest.mark.parametrize(
+    ("user", "owner", "runs_as"),
+    [
+        (None, ("www-data", "www-data"), ("www-data", "www-data")),
+        ("app", ("app", "www-data"), ("app", "app")),
+        ("app:nginx", ("app", "nginx"), ("app", "nginx")),
+    ],
+)
+def test_whose_the_socket_is(
+    capsys: pytest.CaptureFixture[str],
+    user: str | None,
+    owner: tuple[str, str],
+    runs_as: tuple[str, str],
+) -> None:
+    """The web server may connect, and nobody else: the user's own group would keep it out."""
+    options = ["--user", user] if user else []
+    units = printed(capsys, "systemd", *options)
+    for line in (f"SocketUser={owner[0]}", f"SocketGroup={owner[1]}", "SocketMode=0660"):
+        assert f"{line}\n" in units
+    assert f"\nUser={runs_as[0]}\nGroup={runs_as[1]}\n" in units
+    script = printed(capsys, "spawn-fcgi", *options)
+    of_process = f" -u {runs_as[0]} -g {runs_as[1]}"
+    assert f"{of_process} -U {owner[0]} -G {owner[1]} -M 0660 -- " in script
+    assert "Socket" not in printed(capsys, "systemd", *options, "--address=127.0.0.1:9000").replace(
+        "Socket of", ""
+    ).replace("[Socket]", "")
+
+
+def test_mod_fcgid_has_few_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the line it starts up to 100. That Apache knows it, test_site_syntax tells; that it
+    heeds it, test_site_running."""
+    for form in ([], ["--snippet"]):
+        text = printed(capsys, "apache-fcgid", *form)
+        assert re.search(r"^ +FcgidMaxProcessesPerClass 20$", text, re.MULTILINE)
+        assert re.search(r"^ +FcgidMinProcessesPerClass 1$", text, re.MULTILINE)

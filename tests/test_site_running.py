@@ -3,6 +3,7 @@
 That requests arrive right is what the matrix of all web servers tests, on the same configurations.
 """
 
+import concurrent.futures
 import contextlib
 import http.client
 import os
@@ -239,6 +240,38 @@ def test_odd_names(module_folder: Path, name: str, capsys: pytest.CaptureFixture
         assert ask_for(server, "/x")[2] == b"the application"
         if files:
             assert ask_for(server, "/static/page.css")[2] == b"body {}"
+
+
+# ---- mod_fcgid's processes ----------------------------------------------------------------------
+
+TELLS_ITS_PID = """
+import os, time
+from fastfcgi import WSGIServer
+
+def app(environ, start_response):
+    time.sleep(0.2)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+
+WSGIServer(app).run()
+"""
+
+
+@pytest.mark.parametrize(("most", "fewest", "highest"), [("2", 1, 2), ("20", 3, 20)])
+def test_mod_fcgid_heeds_the_number_of_processes(
+    folder: Path, public_python: Runtime, most: str, fewest: int, highest: int
+) -> None:
+    """Where it stands, in the virtual host; requests that find none free wait."""
+    require(WEB_SERVERS["apache-fcgid"].program)
+    script = public_python.script(folder / "app.fcgi", TELLS_ITS_PID)
+    line = "FcgidMaxProcessesPerClass "
+    with start(
+        "apache-fcgid", folder, script=script, changed={f"{line}20": f"{line}{most}"}
+    ) as server:
+        with concurrent.futures.ThreadPoolExecutor(6) as threads:
+            answers = list(threads.map(lambda _: ask_for(server, "/"), range(24)))
+    assert {status for status, _, _ in answers} == {200}
+    assert fewest <= len({pid for _, _, pid in answers}) <= highest
 
 
 # ---- spawn-fcgi ----------------------------------------------------------------------------------

@@ -1,14 +1,29 @@
 """flup.client.fcgi_app: a WSGI application in front of a FastCGI server."""
 
+import socket
 from typing import Any
 
-from fastfcgi.client import Client
+from fastfcgi.client import Response, _Exchange, _read_header, preamble
+from fastfcgi.constants import RESPONDER
 from fastfcgi.flup._version import attribute
 from fastfcgi.flup.client.forwarding import Answer, Forwarder, body_of, length_of, one_address
+
+# Subclasses that write a __call__ of their own import these from here: Record, the numbers, struct.
+from fastfcgi.flup.server.record import *  # noqa: F403
+from fastfcgi.flup.server.record import FCGI_PARAMS, Record, encode_pair
+from fastfcgi.flup.server.record import _debug as _debug
 
 __all__ = ["FCGIApp"]
 
 __getattr__ = attribute
+
+
+class _OnSocket(_Exchange):
+    """A request on a connection that is there already."""
+
+    def use(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
 
 
 class FCGIApp(Forwarder):
@@ -49,6 +64,21 @@ class FCGIApp(Forwarder):
         def to_errors(data: bytes) -> None:
             environ["wsgi.errors"].write(data.decode("utf-8", "replace"))
 
-        client = Client(self._address(), timeout=self.timeout)
+        head = preamble(RESPONDER, self._params(environ))
         body = body_of(environ, length_of(environ))
-        return client.request(self._params(environ), body, on_stderr=to_errors)
+        sock = self._getConnection()
+        exchange = _OnSocket(head, body, self._patience(sock), to_errors)
+        exchange.use(sock)
+        try:
+            return Response(exchange, *_read_header(exchange))
+        except BaseException:
+            exchange.close()
+            raise
+
+    def _fcgiParams(self, sock: socket.socket, requestId: int, params: dict[str, str]) -> None:
+        """Send params, or their end without any; for a __call__ of a subclass."""
+        pairs = [(name.encode("latin-1"), params[name].encode("latin-1")) for name in params]
+        record = Record(FCGI_PARAMS, requestId)
+        record.contentData = b"".join(encode_pair(name, value) for name, value in pairs)
+        record.contentLength = len(record.contentData)
+        record.write(sock)

@@ -1,9 +1,13 @@
 """What FCGIApp and SCGIApp have in common: what of the environ is sent, and what comes back."""
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final, Protocol
 
+from fastfcgi.client import connect
+
 _BLOCK_SIZE: Final = 65536
+_CONNECT_TIMEOUT: Final = 10.0
 
 
 class Answer(Protocol):
@@ -40,11 +44,14 @@ class Blocks:
 
 
 def body_of(environ: dict[str, Any], length: int) -> Iterator[bytes]:
-    """So many bytes of wsgi.input, in blocks; fewer where it ends before."""
+    """So many bytes of wsgi.input, in blocks; fewer where it ends before. Programs that make an
+    environ themselves have an io.StringIO there, too."""
     while length:
         block = environ["wsgi.input"].read(min(length, _BLOCK_SIZE))
         if not block:
             return
+        if isinstance(block, str):
+            block = block.encode("latin-1")
         length -= len(block)
         yield block
 
@@ -95,6 +102,16 @@ class Forwarder:
 
     def _ask(self, environ: dict[str, Any]) -> Answer:
         raise NotImplementedError
+
+    def _getConnection(self) -> socket.socket:
+        """A connection for one request. May be overridden; a timeout that is set on it then counts
+        for the response, too."""
+        sock = connect(self._address(), _CONNECT_TIMEOUT)
+        sock.settimeout(None)
+        return sock
+
+    def _patience(self, sock: socket.socket) -> float | None:
+        return sock.gettimeout() if self.timeout is None else self.timeout
 
     def _address(self) -> "str | tuple[str, int]":
         """Where the server listens, in our notation."""

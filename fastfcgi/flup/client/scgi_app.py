@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from fastfcgi.client import (
     _HEADER_END,
@@ -13,7 +13,6 @@ from fastfcgi.client import (
     ResponseCut,
     _parse_header,
     _wait,
-    connect,
 )
 from fastfcgi.exceptions import LocalProtocolError
 from fastfcgi.flup._version import attribute
@@ -22,8 +21,6 @@ from fastfcgi.flup.client.forwarding import Answer, Forwarder, body_of, length_o
 __all__ = ["SCGIApp"]
 
 __getattr__ = attribute
-
-_CONNECT_TIMEOUT: Final = 10.0
 
 
 def _request_head(params: dict[str, str], length: int) -> bytes:
@@ -135,9 +132,9 @@ class SCGIApp(Forwarder):
     def _ask(self, environ: dict[str, Any]) -> Answer:
         length = length_of(environ)
         head = _request_head(self._params(environ), length)
-        sock = connect(self._address(), _CONNECT_TIMEOUT)
+        sock = self._getConnection()
         try:
-            return _Response(sock, head, body_of(environ, length), self.timeout)
+            return _Response(sock, head, body_of(environ, length), self._patience(sock))
         except BaseException:
             sock.close()
             raise

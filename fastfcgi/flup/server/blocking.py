@@ -5,6 +5,8 @@ loop, such as one of gevent's, and uses nothing but the methods of the socket th
 """
 
 import contextlib
+import errno
+import io
 import logging
 import socket
 import tempfile
@@ -16,6 +18,7 @@ from fastfcgi.connection import ConnectionSettings
 from fastfcgi.exceptions import RemoteProtocolError, RequestAborted
 from fastfcgi.exchange import Exchange
 from fastfcgi.file_wrapper import FilePart
+from fastfcgi.limits import Limits
 from fastfcgi.request import _Output
 
 if TYPE_CHECKING:
@@ -24,11 +27,56 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("fastfcgi")
 
 _READ_SIZE: Final = 65536
-_IN_MEMORY: Final = 1048576  # bytes of a body; what is beyond goes to a temporary file
 
 
-def _body() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(_IN_MEMORY)
+class _Body(io.RawIOBase):
+    """A body, taken in before it is read: max_body_memory of it in memory, else in a file.
+
+    What is beyond max_body_file is thrown away, and reading that far fails. A class of its own,
+    because a SpooledTemporaryFile has no readable() and seekable() before Python 3.11, which
+    io.BufferedReader and io.TextIOWrapper ask for.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(limits.max_body_memory)
+        # What fits into memory is in no file.
+        self._most = max(limits.max_body_file, limits.max_body_memory)
+        self._limit = limits.max_body_file
+        self._failure: OSError | None = None
+
+    def take_in(self, data: "bytes | memoryview") -> None:
+        """Keep what has arrived."""
+        if self._failure is not None:
+            return
+        try:
+            room = self._most - self._file.tell()
+            self._file.write(data[:room])
+            if len(data) > room:
+                raise OSError(errno.EFBIG, f"more than max_body_file={self._limit} bytes")
+        except OSError as error:  # a full disk, too
+            self._failure = error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        if not data and len(buffer) and self._failure is not None:
+            raise OSError(self._failure.errno, self._failure.strerror)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self._file.tell()  # before Python 3.11 a SpooledTemporaryFile gives None
+
+    def close(self) -> None:
+        """The temporary file is gone then."""
+        self._file.close()
+        super().close()
 
 
 class Request(Exchange):
@@ -45,12 +93,21 @@ class Request(Exchange):
         self.server = connection.server
         self.requestId = begin.request_id
         self.flags = constants.KEEP_CONN if begin.keep_conn else 0
-        self.stdin = _body()
-        self.data = _body()
+        self._bodies = _Body(connection.server.limits), _Body(connection.server.limits)
+        self.stdin, self.data = map(io.BufferedReader, self._bodies)
         self.stdout = _Output(lambda data: self.write(None, data))
         self.stderr = _Output(self.write_error)
         self.abandoned = False
         self._connection = connection
+
+    def take_in(self, event: events.InputReceived) -> None:
+        """Keep part of the body, or of a filter's DATA."""
+        self._bodies[event.stream != constants.STDIN].take_in(event.data)
+
+    def rewind(self) -> None:
+        """All of it is here; it is read from its beginning."""
+        for body in self._bodies:
+            body.seek(0)
 
     def input_stream(self) -> BinaryIO:
         """The body."""
@@ -87,9 +144,9 @@ class Request(Exchange):
         self.abandoned = True
 
     def close(self) -> None:
-        """Let go of the body."""
-        self.stdin.close()
-        self.data.close()
+        """Let go of the body, whatever the application has done with its streams."""
+        for body in self._bodies:
+            body.close()
 
 
 class Connection:
@@ -159,8 +216,7 @@ class Connection:
         if request is None:
             return
         if isinstance(event, events.InputReceived):
-            stream = request.stdin if event.stream == constants.STDIN else request.data
-            stream.write(event.data)
+            request.take_in(event)
             self.core.acknowledge(event.request_id, len(event.data))
         elif isinstance(event, events.RequestAborted):
             self._end(request, constants.REQUEST_COMPLETE, 0)
@@ -168,12 +224,12 @@ class Connection:
             self._run(request)
 
     def _run(self, request: Request) -> None:
-        request.stdin.seek(0)
-        request.data.seek(0)
+        request.rewind()
         lock = contextlib.nullcontext() if self.server.multithreaded else self.server._appLock
         try:
             with lock:
-                protocol_status, app_status = self.server.handler(request) or (0, 0)
+                answer = self.server._answer(self.server.handler, request)
+                protocol_status, app_status = answer or (0, 0)
         except Exception:
             logger.exception("a handler failed")
             request.abandon()

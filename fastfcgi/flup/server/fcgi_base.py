@@ -1,55 +1,37 @@
 """flup.server.fcgi_base: what the FastCGI servers have in common, and the numbers of FastCGI."""
 
-import struct
-from typing import Final
+from typing import Any
 
-from fastfcgi import constants
-from fastfcgi.cgi import CGIRequest
+from fastfcgi import request
+from fastfcgi.cgi import CGIRequest as CGIRequest
 from fastfcgi.flup._version import attribute
-from fastfcgi.flup.server.blocking import Connection
+from fastfcgi.flup.server import blocking
+from fastfcgi.flup.server.blocking import Connection as Connection
 from fastfcgi.flup.server.common import FlupServer
-from fastfcgi.flup.server.record import Record
-from fastfcgi.request import Request
 
-__all__ = ["BaseFCGIServer", "CGIRequest", "Connection", "Record", "Request"]
+# What they import of it: Record, the numbers, struct. The star below gives __all__ no name more:
+# flup's is this one, and `from flup.server.fcgi_base import *` is to hide no name of theirs.
+from fastfcgi.flup.server.record import *  # noqa: F403
+from fastfcgi.flup.server.record import _debug as _debug
+
+__all__ = ["BaseFCGIServer"]
 
 __getattr__ = attribute
 
-FCGI_LISTENSOCK_FILENO: Final = constants.LISTENSOCK_FILENO
-FCGI_HEADER_LEN: Final = constants.HEADER_LEN
-FCGI_VERSION_1: Final = constants.VERSION_1
-FCGI_BEGIN_REQUEST: Final = constants.BEGIN_REQUEST
-FCGI_ABORT_REQUEST: Final = constants.ABORT_REQUEST
-FCGI_END_REQUEST: Final = constants.END_REQUEST
-FCGI_PARAMS: Final = constants.PARAMS
-FCGI_STDIN: Final = constants.STDIN
-FCGI_STDOUT: Final = constants.STDOUT
-FCGI_STDERR: Final = constants.STDERR
-FCGI_DATA: Final = constants.DATA
-FCGI_GET_VALUES: Final = constants.GET_VALUES
-FCGI_GET_VALUES_RESULT: Final = constants.GET_VALUES_RESULT
-FCGI_UNKNOWN_TYPE: Final = constants.UNKNOWN_TYPE
-FCGI_MAXTYPE: Final = constants.MAX_TYPE
-FCGI_NULL_REQUEST_ID: Final = constants.NULL_REQUEST_ID
-FCGI_KEEP_CONN: Final = constants.KEEP_CONN
-FCGI_RESPONDER: Final = constants.RESPONDER
-FCGI_AUTHORIZER: Final = constants.AUTHORIZER
-FCGI_FILTER: Final = constants.FILTER
-FCGI_REQUEST_COMPLETE: Final = constants.REQUEST_COMPLETE
-FCGI_CANT_MPX_CONN: Final = constants.CANT_MPX_CONN
-FCGI_OVERLOADED: Final = constants.OVERLOADED
-FCGI_UNKNOWN_ROLE: Final = constants.UNKNOWN_ROLE
-FCGI_MAX_CONNS: Final = constants.MAX_CONNS
-FCGI_MAX_REQS: Final = constants.MAX_REQS
-FCGI_MPXS_CONNS: Final = constants.MPXS_CONNS
 
-# The layouts of section 8, for the module struct.
-FCGI_Header: Final = "!BBHHBx"
-FCGI_BeginRequestBody: Final = "!HB5x"
-FCGI_EndRequestBody: Final = "!LB3x"
-FCGI_UnknownTypeBody: Final = "!B7x"
-FCGI_EndRequestBody_LEN: Final = struct.calcsize(FCGI_EndRequestBody)
-FCGI_UnknownTypeBody_LEN: Final = struct.calcsize(FCGI_UnknownTypeBody)
+class _AllRequests(type):
+    """What isinstance() asks: requests are of two classes here, by who accepts connections."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, (request.Request, blocking.Request))
+
+
+class Request(metaclass=_AllRequests):
+    """The class of all requests, to isinstance(). Programs put methods of their own into flup's,
+    which they may do here, too: it has no effect."""
+
+    def _end(self, appStatus: int = 0, protocolStatus: int = 0) -> None:
+        """flup's end of a request."""
 
 
 class BaseFCGIServer(FlupServer):

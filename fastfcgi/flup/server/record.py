@@ -1,11 +1,83 @@
-"""One FastCGI record over a socket that blocks, for programs that read and write their own."""
+"""One FastCGI record over a socket that blocks, and the numbers of FastCGI by flup's names, for
+programs that read and write their own."""
 
 import struct
 from typing import Any, Final
 
 from fastfcgi import constants
 
-_HEADER: Final = struct.Struct("!BBHHBx")
+FCGI_LISTENSOCK_FILENO: Final = constants.LISTENSOCK_FILENO
+FCGI_HEADER_LEN: Final = constants.HEADER_LEN
+FCGI_VERSION_1: Final = constants.VERSION_1
+FCGI_BEGIN_REQUEST: Final = constants.BEGIN_REQUEST
+FCGI_ABORT_REQUEST: Final = constants.ABORT_REQUEST
+FCGI_END_REQUEST: Final = constants.END_REQUEST
+FCGI_PARAMS: Final = constants.PARAMS
+FCGI_STDIN: Final = constants.STDIN
+FCGI_STDOUT: Final = constants.STDOUT
+FCGI_STDERR: Final = constants.STDERR
+FCGI_DATA: Final = constants.DATA
+FCGI_GET_VALUES: Final = constants.GET_VALUES
+FCGI_GET_VALUES_RESULT: Final = constants.GET_VALUES_RESULT
+FCGI_UNKNOWN_TYPE: Final = constants.UNKNOWN_TYPE
+FCGI_MAXTYPE: Final = constants.MAX_TYPE
+FCGI_NULL_REQUEST_ID: Final = constants.NULL_REQUEST_ID
+FCGI_KEEP_CONN: Final = constants.KEEP_CONN
+FCGI_RESPONDER: Final = constants.RESPONDER
+FCGI_AUTHORIZER: Final = constants.AUTHORIZER
+FCGI_FILTER: Final = constants.FILTER
+FCGI_REQUEST_COMPLETE: Final = constants.REQUEST_COMPLETE
+FCGI_CANT_MPX_CONN: Final = constants.CANT_MPX_CONN
+FCGI_OVERLOADED: Final = constants.OVERLOADED
+FCGI_UNKNOWN_ROLE: Final = constants.UNKNOWN_ROLE
+FCGI_MAX_CONNS: Final = constants.MAX_CONNS
+FCGI_MAX_REQS: Final = constants.MAX_REQS
+FCGI_MPXS_CONNS: Final = constants.MPXS_CONNS
+
+# The layouts of section 8, for the module struct.
+FCGI_Header: Final = "!BBHHBx"
+FCGI_BeginRequestBody: Final = "!HB5x"
+FCGI_EndRequestBody: Final = "!LB3x"
+FCGI_UnknownTypeBody: Final = "!B7x"
+FCGI_BeginRequestBody_LEN: Final = struct.calcsize(FCGI_BeginRequestBody)
+FCGI_EndRequestBody_LEN: Final = struct.calcsize(FCGI_EndRequestBody)
+FCGI_UnknownTypeBody_LEN: Final = struct.calcsize(FCGI_UnknownTypeBody)
+
+_HEADER: Final = struct.Struct(FCGI_Header)
+_LONG: Final = struct.Struct("!L")
+
+DEBUG = 0  # programs set it; nothing here looks at it
+
+
+def _debug(level: int, msg: str) -> None:
+    """flup's, for programs that call it; it told nothing without DEBUG."""
+
+
+def decode_pair(s: bytes, pos: int = 0) -> tuple[int, tuple[bytes, bytes]]:
+    """A name-value pair (section 3.4), and where the next one begins.
+
+    Raises:
+        IndexError, struct.error: It is cut within its lengths.
+    """
+    lengths = []
+    for _ in range(2):
+        length = s[pos]
+        if length & 0x80:
+            length = _LONG.unpack_from(s, pos)[0] & 0x7FFFFFFF
+            pos += 3
+        pos += 1
+        lengths.append(length)
+    middle = pos + lengths[0]
+    end = middle + lengths[1]
+    return end, (s[pos:middle], s[middle:end])
+
+
+def encode_pair(name: bytes, value: bytes) -> bytes:
+    """The same as bytes."""
+    lengths = [len(name), len(value)]
+    return b"".join(
+        bytes([length]) if length < 0x80 else _LONG.pack(length | 0x80000000) for length in lengths
+    ) + (name + value)
 
 
 class Record:

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastfcgi import prefork
 from fastfcgi.flup._version import attribute
 from fastfcgi.flup.server import NoDefault
+from fastfcgi.flup.server.common import Forking
 from fastfcgi.flup.server.scgi_base import _ADDRESS, BaseSCGIServer
 from fastfcgi.wsgi import WSGIApplication
 
@@ -15,7 +15,7 @@ __all__ = ["WSGIServer"]
 __getattr__ = attribute
 
 
-class WSGIServer(BaseSCGIServer, prefork.WSGIServer):
+class WSGIServer(BaseSCGIServer, Forking):
     """BaseSCGIServer, to which all hosts may connect by default, in several processes; timeout,
     minSpare, maxSpare, maxChildren, maxRequests are those of fastfcgi.prefork.WSGIServer."""
 
