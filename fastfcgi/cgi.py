@@ -144,5 +144,7 @@ def standard_request() -> CGIRequest:
     """
     stdout = cast(BinaryIO, os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
-    stderr = sys.stderr.buffer if sys.stderr is not None else None
-    return CGIRequest(sys.stdin.buffer, stdout, cast("BinaryIO | None", stderr))
+    # Scripts have put other objects there: the buffer itself, or what only writes text.
+    stderr = getattr(sys.stderr, "buffer", None) or getattr(sys.__stderr__, "buffer", None)
+    stdin = getattr(sys.stdin, "buffer", sys.stdin)
+    return CGIRequest(cast(BinaryIO, stdin), stdout, cast("BinaryIO | None", stderr))

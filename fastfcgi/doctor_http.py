@@ -180,7 +180,7 @@ class Site:
         path = target if raw else self.path + target
         connection.putrequest(method, path or "/", skip_accept_encoding=True)
         for name, value in [(probe.TOKEN, self.token), (probe.ASK, task), *headers]:
-            connection.putheader(name, value)
+            connection.putheader(name, value.encode())  # as browsers and curl do
         chunked = body is not None and not isinstance(body, bytes)
         if chunked:
             connection.putheader("Transfer-Encoding", "chunked")

@@ -69,6 +69,21 @@ def test_what_is_printed_does_not_get_into_the_response():
     assert b"printed by the application" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sys.stdin = sys.stdin.buffer",
+        "sys.stderr = open(2, 'w', closefd=False).buffer",
+        "import io; sys.stderr = io.StringIO()",
+        "sys.stderr = None",
+    ],
+)
+def test_a_script_may_have_put_other_streams_there(line):
+    done = run(body=b"body", method="POST", script=f"{SCRIPT}\n{line}\n")
+    assert done.returncode == 0, done.stderr
+    assert b"('/x', b'body', " in wire.parse_cgi(done.stdout)[2]
+
+
 def test_errors_go_to_stderr_once():
     done = run()
     assert done.stderr.count(b"written to wsgi.errors\n") == 1

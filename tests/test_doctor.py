@@ -29,6 +29,7 @@ from fastfcgi.doctor_http import Site
 from fastfcgi.findings import Report, note, ok, wrong
 
 APP = [sys.executable, "-m", "fastfcgi"]
+TOKEN = "gegeben für €"
 
 
 def text_of(*arguments: object, **extra: str) -> "subprocess.CompletedProcess[str]":
@@ -184,10 +185,10 @@ def test_probe_under_flup(place: tuple[Path, int]) -> None:
         f"WSGIServer(application, bindAddress='{folder}/app.sock', umask=0).run()"
     )
     env = {"PYTHONPATH": os.pathsep.join([PACKAGE, *filter(None, sys.path)])}
-    env[probe.TOKEN_VARIABLE] = "given"
+    env[probe.TOKEN_VARIABLE] = TOKEN
     with Process([sys.executable, "-c", code], folder, "flup", env=env) as process:
         process.wait_for(f"{folder}/app.sock")
-        found = doctor(f"http://{HOST}:{port}", "--token", "given")
+        found = doctor(f"http://{HOST}:{port}", "--token", TOKEN)
         process.stop()
         assert "httpoxy" in found.wrong
         assert 'fastcgi_param HTTP_PROXY "";' in found.advice("httpoxy")
