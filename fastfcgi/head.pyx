@@ -15,7 +15,7 @@ from cpython.unicode cimport (
     PyUnicode_KIND,
 )
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 import logging
 
@@ -51,6 +51,7 @@ cdef struct Buffer:
     uint8_t* p
     Py_ssize_t length
     Py_ssize_t size
+    bint has_location
     uint8_t usual[USUAL_HEAD]
 
 
@@ -204,6 +205,7 @@ cdef int write_head(Buffer* out, object status, object headers, HeadFacts* facts
     facts.never_body = text.p[0] == c'1' or (
         (text.p[0] == c'2' or text.p[0] == c'3') and text.p[1] == c'0' and text.p[2] == c'4'
     )
+    out.has_location = False
     reserve(out, text.length + 10)
     put(out, b"Status: ", 8)
     put(out, text.p, text.length)
@@ -214,6 +216,17 @@ cdef int write_head(Buffer* out, object status, object headers, HeadFacts* facts
     if wide is not None:
         # All else is in order: this is what is wrong.
         PyUnicode_AsEncodedString(wide, "latin-1", "strict")
+    if out.has_location:
+        move_status(out, text.length + 10)
+    return 0
+
+
+cdef int move_status(Buffer* out, Py_ssize_t size) except -1:
+    """Put the first line, of `size` bytes, behind all others. To HAProxy a Location means 302,
+    whatever status stands before it, and 201, 301, 307 are lost."""
+    reserve(out, size)
+    memcpy(out.p + out.length, out.p, size)
+    memmove(out.p, out.p + size, out.length)
     return 0
 
 
@@ -233,6 +246,8 @@ cdef int write_header(Buffer* out, object name, object value, HeadFacts* facts) 
     elif not is_passed_on(key.p, key.length):
         logger.warning("the response header %r is not an application's to set", name)
         return 0
+    elif key.length == 8 and is_same(key.p, 8, b"location"):
+        out.has_location = True
     reserve(out, key.length + text.length + 4)
     put(out, key.p, key.length)
     put(out, b": ", 2)

@@ -162,8 +162,9 @@ cdef class Request(Exchange):
     cdef int report(self, dict environ) except -1:
         """Tell the access log; its failures are not the request's."""
         cdef double seconds = ff_now() - self.begun_at
-        status = b"" if self.head is None else self.head.partition(b"\r\n")[0]
-        status = status.decode("latin-1").removeprefix("Status: ")
+        # The first line, or the last one of a head with a Location.
+        status = b"" if self.head is None else b"\r\n" + self.head
+        status = status.partition(b"\r\nStatus: ")[2].partition(b"\r\n")[0].decode("latin-1")
         # Its own __new__ is Python, and costs more than all the rest of this.
         record = new_tuple(AccessRecord, (
             self.name_in_log(), time.time() - seconds, seconds, environ, status, self.sent,

@@ -138,12 +138,16 @@ def size(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def status(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """/status/N: that status; 204 and 304 without Content-Type, as the validator asks."""
+    """/status/N: that status; 204 and 304 without Content-Type, as the validator asks.
+    /status/N/location has a Location."""
     number = _segment(environ, 1, "200")
     if number in ("204", "304"):
         start_response(f"{number} Nothing Here", [("X-Kept", "yes")])
         return [b""]
-    start_response(f"{number} As Asked", [("Content-Type", "text/plain")])
+    headers = [("Content-Type", "text/plain")]
+    if _segment(environ, 2) == "location":
+        headers.append(("Location", "http://www.example.org/there"))
+    start_response(f"{number} As Asked", headers)
     return [b"status " + number.encode()]
 
 

@@ -153,6 +153,13 @@ class ResponseChecks:
         answer = fetch(site, f"/status/{status}")
         assert (answer.status, answer.body) == (status, f"status {status}".encode())
 
+    @row("other statuses; `write()` of start_response")
+    @pytest.mark.parametrize("status", [201, 301, 302, 303, 307, 308])
+    def test_status_with_a_location(self, site: Site, status: int) -> None:
+        answer = fetch(site, f"/status/{status}/location")
+        assert (answer.status, answer.body) == (status, f"status {status}".encode())
+        assert answer.all("Location") == ["http://www.example.org/there"]
+
     @row("repeated headers")
     def test_repeated_headers(self, site: Site) -> None:
         answer = fetch(site, "/headers")

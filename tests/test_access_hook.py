@@ -56,6 +56,15 @@ def test_a_request():
     assert record.environ["PATH_INFO"] == "/a" and record.environ["wsgi.version"] == (1, 0)
 
 
+def test_the_status_of_a_response_with_a_location():
+    def app(environ, start_response):
+        headers = [("Location", "/?Status: 1"), ("X-Status", "2"), ("Content-Length", "0")]
+        start_response("301 Moved", headers)
+        return []
+
+    assert record_of(app).status == "301 Moved"
+
+
 def test_the_environ_is_the_applications():
     def app(environ, start_response):
         environ["REMOTE_USER"] = "me"

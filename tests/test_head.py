@@ -25,7 +25,7 @@ def expected(status, headers):
         return TypeError(f"the status is a {type(status).__name__}, not a str (PEP 3333)")
     if not STATUS.fullmatch(status):
         return ValueError(f"not a status line: {status!r}")
-    lines, lengths = [f"Status: {status}\r\n"], set()
+    lines, lengths = [], set()
     for name, value in headers:
         if not isinstance(name, str) or not isinstance(value, str):
             return TypeError(f"a header that is not of str: {name!r}: {value!r} (PEP 3333)")
@@ -42,6 +42,9 @@ def expected(status, headers):
                 return ValueError("two different Content-Length headers")
         if name.lower() not in NOT_PASSED_ON:
             lines.append(f"{name}: {value}\r\n")
+    # HAProxy makes 302 of any status that stands before a Location.
+    has_location = any(name.lower() == "location" for name, _ in headers)
+    lines.insert(len(lines) if has_location else 0, f"Status: {status}\r\n")
     try:
         return "".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
@@ -69,6 +72,13 @@ def check(status, headers):
         assert (type(found), str(found)) == (type(wanted), str(wanted))
     else:
         assert found == wanted
+
+
+@pytest.mark.parametrize("name", ["Location", "LOCATION", "Content-Location", "Locations"])
+@pytest.mark.parametrize("before", [0, 1, 40])
+def test_a_location_stands_before_the_status(name, before):
+    check("301 Moved", [("X-Status", "Status: 5" * 3)] * before + [(name, "/x"), ("X-A", "b")])
+    check("201 " + "x" * 1010, [(name, "/x"), (name, "/y")])
 
 
 # ---------------------------------------------------------------------------- every byte
@@ -268,7 +278,9 @@ def test_what_fails_far_into_a_long_head_leaves_the_response_as_it_was():
 # -------------------------------------------------------------------------- anything at all
 
 CHARS = st.sampled_from('aZ09-: \t\r\n\0\x7f\xa0\xe9\xff\u20ac,;="()')
-NAMES = st.sampled_from(["X-A", "Content-Length", "content-LENGTH", "Status", "te", "Set-Cookie"])
+NAMES = st.sampled_from(
+    ["X-A", "Location", "Content-Length", "content-LENGTH", "Status", "te", "Set-Cookie"]
+)
 TEXTS = st.text(CHARS, max_size=30) | st.sampled_from(["3", "text/plain", "4", " 3 "])
 
 
