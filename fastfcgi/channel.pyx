@@ -227,9 +227,6 @@ cdef class Channel(TimedLine):
         if request.has_all_input():
             answer = self.service.answer_itself(request, request.page)
             self.connection.write_stdout(request, answer, None)
-            if request.page is not None:
-                self.served += 1
-                self.idle_since = self.received_at
             self.drop(request)
             self.connection.close_request(request, 0, REQUEST_COMPLETE)
         return 0
@@ -286,6 +283,8 @@ cdef class Channel(TimedLine):
     cdef int drop(self, Request request) except -1:
         """Forget a request that the application never saw."""
         self.unstarted -= 1
+        self.served += 1
+        self.idle_since = ff_now()
         request.started = True
         return request.close()
 

@@ -9,6 +9,7 @@ cdef class Request(Exchange):
     cdef Line line
     cdef readonly Body stdin_body   # None before its PARAMS are complete
     cdef Body data_body             # of a filter, else None
+    cdef object input               # what reads stdin_body, once somebody has asked for it
     cdef list held_errors
     cdef double input_at            # when the last part of the body came
     cdef object page                # what answers it in the place of the application, or None

@@ -99,7 +99,8 @@ cdef class Request(Exchange):
         """Take in the body to memory and file from now on, whoever reads it and when."""
         self.spooling = True
         for body in (self.stdin_body, self.data_body):
-            if body is not None and not (<Body>body).ended:
+            # One that has ended may stay in memory, unless nothing else comes because of it.
+            if body is not None and (not (<Body>body).ended or self.line.connection.is_paused()):
                 self.line.acknowledge(self, self.spill(body))
         return 0
 
@@ -186,7 +187,10 @@ cdef class Request(Exchange):
 
     cpdef object input_stream(self):
         """wsgi.input: the body up to its end, whatever CONTENT_LENGTH says of it."""
-        return self.stream(TYPE_STDIN)
+        if self.input is None:
+            # The same each time: what one stream has taken out, another would miss.
+            self.input = self.stream(TYPE_STDIN)
+        return self.input
 
     cpdef object data_stream(self):
         """A filter's DATA (spec 6.4)."""
@@ -226,6 +230,9 @@ cdef class Request(Exchange):
                 body.aim(p + taken, size - taken)
                 # As much as is there: readers that ask again for the rest copy what they have.
                 while body.wanted and not body.complete:
+                    if self.line.connection.is_paused():
+                        # By a filter's STDIN: nobody would ever read that while DATA is waited for.
+                        self.spool()
                     if not self.line.receive_or_wait(body.wanted == size):
                         break
                 taken = size - body.wanted
@@ -314,9 +321,9 @@ cdef class Request(Exchange):
             line.request_ended(self, now)
         finally:
             ff_unlock(&line.lock)
-        # The environ knows us by its wsgi.errors: without this, each request would be a circle
-        # that only the garbage collector frees.
-        self.params = None
+        # The environ knows us by its wsgi.errors, and the input does: without this, each request
+        # would be a circle that only the garbage collector frees.
+        self.params = self.input = None
         return 0
 
     cdef int tally(self, bytes head, object data) except -1:

@@ -42,7 +42,7 @@ cdef class TimedLine(Line):
         try:
             if self.closed:
                 return NEVER
-            if now >= self.received_at + PULL_PAUSE:
+            if self.pulls > 0 and now >= self.received_at + PULL_PAUSE:
                 self.pulls = 0
             what = self.timing(&due)
             if what == BODY:

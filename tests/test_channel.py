@@ -318,6 +318,19 @@ def test_a_whole_body_that_nobody_reads_does_not_stop_other_requests(wired):
     assert len(web.requests) == 2
 
 
+def test_whole_bodies_that_nobody_reads_do_not_stop_other_requests(wired):
+    """Not even beyond max_unread_total: they go on to their files. Each comes in one part, so that
+    it is whole when that is looked at."""
+    web = wired(max_unread_stdin=100 * KIB, max_unread_total=150 * KIB)
+    for number in (1, 2, 3):
+        web.deliver(post(number, bytes([number]) * 60 * KIB))
+    assert web.mask == READ
+    web.deliver(get(4))
+    assert len(web.requests) == 4
+    for request in web.requests[:3]:
+        assert request.input_stream().read() == bytes([request.request_id]) * 60 * KIB
+
+
 def test_receiving_goes_on_when_a_request_ends_with_its_body_unread(wired):
     web = wired(max_unread_stdin=100 * KIB, roles=(FILTER,))
     web.deliver(

@@ -111,6 +111,16 @@ def test_an_idle_kept_connection(web, caplog):
     assert caplog.text == ""
 
 
+def test_a_connection_is_idle_after_a_request_that_never_started(web):
+    """Not since it was opened."""
+    web.deliver(post(body=b"x", end=False))
+    before = time.monotonic()
+    web.deliver(wire.abort(1))
+    assert web.response(1) == (b"", True)
+    assert web.channel.on_tick(time.monotonic()) >= before + TIMES["keep_alive_timeout"]
+    assert overdue(web, TIMES["keep_alive_timeout"])
+
+
 def test_a_body_that_does_not_come(web, caplog):
     web.deliver(post(body=b"x", end=False))
     assert overdue(web, TIMES["body_timeout"])

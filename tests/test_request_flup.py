@@ -3,6 +3,7 @@
 import contextlib
 
 import pytest
+import wire
 from wired import Wired, get, post
 
 from fastfcgi.constants import RESPONDER
@@ -54,3 +55,17 @@ def test_stdin_is_the_applications_stream_once_it_runs(wired):
     stream = request.params["wsgi.input"] = request.input_stream()
     assert stream.read(2) == b"bo"
     assert request.stdin.read() == b"dy"
+
+
+@pytest.mark.parametrize("size", [40, 200_000])
+def test_stdin_is_one_stream_however_often_it_is_asked_for(wired, size):
+    """A handler() has no environ's wsgi.input: flup's name is all that it has."""
+    web = wired(body_start=1)
+    body = bytes(i % 251 for i in range(size))
+    web.deliver(post(body=body, end=size < 100))
+    (request,) = web.requests
+    assert request.stdin.read(5) == body[:5]
+    assert request.stdin.read(10) == body[5:15]
+    assert request.input_stream().read(20) == body[15:35]
+    web.deliver(b"" if size < 100 else wire.stdin(1))
+    assert request.stdin.read() == body[35:]

@@ -13,7 +13,7 @@ import pytest
 import wire
 from helpers import DEADLINE, ENGINES, serving, wait_until
 
-from fastfcgi.constants import RESPONDER, STDIN
+from fastfcgi.constants import FILTER, RESPONDER, STDIN
 
 DATA = random.Random(8).randbytes(3 * 1024 * 1024 + 77)
 CHUNKS = [1, 5, 4095, 4096, 4097, 8184, 32768, 65528, 65535]
@@ -284,3 +284,32 @@ def test_an_application_that_does_not_read_is_not_taken_for_a_web_server_that_do
         app.go.set()
         sender.join(DEADLINE)
         assert peer.receive_end().body == b"read"
+
+
+def filtering(environ, start_response):
+    """The digests of what the query says in its order: DATA or STDIN."""
+    streams = {"data": environ["fastfcgi.data"], "stdin": environ["wsgi.input"]}
+    digests = [
+        hashlib.sha256(streams[name].read()).hexdigest()
+        for name in environ["QUERY_STRING"].split(",")
+    ]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [" ".join(digests).encode()]
+
+
+@pytest.mark.parametrize("order", ["data", "data,stdin", "stdin,data"])
+def test_a_filter_that_reads_its_data_before_a_large_body(order):
+    """DATA comes after all of STDIN, so that must not wait to be read (spec 6.4)."""
+    sent = {"stdin": DATA, "data": DATA[::-1]}
+    params = wire.cgi_params("POST", QUERY_STRING=order, CONTENT_LENGTH=str(len(DATA)))
+    options = {"roles": (FILTER,), "graceful_timeout": 1}
+    with serving(filtering, **options) as web, web.peer() as peer:
+        for number in (1, 2):
+            peer.send(
+                wire.begin_request(number, FILTER, True)
+                + wire.params(number, params)
+                + wire.stdin(number, sent["stdin"])
+                + wire.data_stream(number, sent["data"])
+            )
+            expected = [hashlib.sha256(sent[name]).hexdigest() for name in order.split(",")]
+            assert peer.receive_end(number).body.decode().split() == expected

@@ -136,9 +136,10 @@ class Wired:
             with contextlib.suppress(BlockingIOError):
                 rest = rest[self.sock.send(rest[:65536]) :]
             self.sock.settimeout(DEADLINE)
-            # A thread in `blocked` that wants more may take it in before us.
+            # A thread in `blocked` that wants more may take it in before us, or all by itself.
             if not self.ready(0.01 if rest else 0.2) and not (self.mask or 0) & READ:
-                return
+                if self.closed or not (rest and select.select([], [self.sock], [], 0.2)[1]):
+                    return
         while self.ready(0):
             pass
 
