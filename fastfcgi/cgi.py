@@ -146,5 +146,5 @@ def standard_request() -> CGIRequest:
     os.dup2(2, 1)
     # Scripts have put other objects there: the buffer itself, or what only writes text.
     stderr = getattr(sys.stderr, "buffer", None) or getattr(sys.__stderr__, "buffer", None)
-    stdin = getattr(sys.stdin, "buffer", sys.stdin)
+    stdin = io.BytesIO() if sys.stdin is None else getattr(sys.stdin, "buffer", sys.stdin)
     return CGIRequest(cast(BinaryIO, stdin), stdout, cast("BinaryIO | None", stderr))

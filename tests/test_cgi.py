@@ -73,6 +73,7 @@ def test_what_is_printed_does_not_get_into_the_response():
     "line",
     [
         "sys.stdin = sys.stdin.buffer",
+        "sys.stdin = sys.stdin.detach()",
         "sys.stderr = open(2, 'w', closefd=False).buffer",
         "import io; sys.stderr = io.StringIO()",
         "sys.stderr = None",
@@ -82,6 +83,11 @@ def test_a_script_may_have_put_other_streams_there(line):
     done = run(body=b"body", method="POST", script=f"{SCRIPT}\n{line}\n")
     assert done.returncode == 0, done.stderr
     assert b"('/x', b'body', " in wire.parse_cgi(done.stdout)[2]
+
+
+def test_without_a_stdin_there_is_no_body():
+    done = run(script=f"{SCRIPT}\nsys.stdin = None\n")  # as where descriptor 0 is closed
+    assert b"('/x', b'', " in wire.parse_cgi(done.stdout)[2]
 
 
 def test_errors_go_to_stderr_once():
