@@ -2,21 +2,17 @@
 
 import os
 import socket
-import stat
 import sys
 from typing import cast
 
-from fastfcgi import WSGIServer, config
+from fastfcgi import WSGIServer, config, listen_errors
 from fastfcgi.assembly import absolute, absolute_bind, enter, load, server_options
 from fastfcgi.config import Settings
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.loading import load_hook
 from fastfcgi.log_files import STANDARD, LogFiles
 from fastfcgi.reexec import held_files
-from fastfcgi.sockets import group_id, parse_address, user_id
-
-# Of struct sockaddr_un, its last byte left free.
-MAX_UNIX_PATH = 107 if sys.platform == "linux" else 103
+from fastfcgi.sockets import group_id, parse_address, tcp_places, user_id
 
 
 def run(settings: Settings) -> int:
@@ -32,7 +28,12 @@ def run(settings: Settings) -> int:
     enter(settings)
     held = set(filter(os.path.lexists, held_files()))
     for one in settings.bind:
-        _check_address(absolute_bind(settings, one), held)
+        # As the server itself will be told it: a master takes absolute paths.
+        address = absolute_bind(settings, one) if settings.wants_master else one
+        _check_address(address, held)
+    if settings.http:
+        host, port = settings.http
+        tcp_places(host, port, socket.AF_UNSPEC)  # as the front does
     user_id(settings.socket_owner)
     group_id(settings.socket_group)
     if settings.pidfile:
@@ -60,7 +61,8 @@ def run(settings: Settings) -> int:
 
 def summary(settings: Settings) -> str:
     """What would be served, in one line."""
-    where = ", ".join(settings.bind) or "what it is started with"
+    front = [f"http://{listen_errors.tcp_text(*settings.http)}/"] if settings.http else []
+    where = ", ".join([*settings.bind, *front]) or "what it is started with"
     if not settings.wants_master:
         who = "one process"
     elif settings.mode == "static":
@@ -88,26 +90,14 @@ def _check_address(text: str, held: set[str]) -> None:
         if os.path.abspath(path) not in held:
             _check_unix(path)
     elif parsed[0] == "tcp":
-        host, port = cast("tuple[str, int]", parsed[1])  # type: ignore[misc]
-        try:
-            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise ConfigurationError(f"{text}: {error.strerror or error}") from None
+        tcp_places(*cast("tuple[str, int]", parsed[1]))  # type: ignore[misc]
 
 
 def _check_unix(path: str) -> None:
-    if len(os.fsencode(path)) > MAX_UNIX_PATH:
-        raise ConfigurationError(f"{path}: longer than {MAX_UNIX_PATH} bytes, as sockets allow it")
-    if path.startswith("\0"):
-        return
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        _writable_folder(path)
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"{path}: there is a file that is no socket")
-    _writable_folder(path)
+    reason = listen_errors.of_unix(path)
+    if reason:
+        where = path.replace("\0", "@", 1)
+        raise ConfigurationError(f"cannot listen on {where}: {reason}")
 
 
 def _writable_file(path: str) -> None:
@@ -122,8 +112,6 @@ def _writable_file(path: str) -> None:
 
 def _writable_folder(path: str) -> None:
     """Whether a file can be made beside this one."""
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise ConfigurationError(f"{path}: there is no directory {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{path}: the directory {folder} may not be written to")
+    reason = listen_errors.of_folder(os.path.dirname(path))
+    if reason:
+        raise ConfigurationError(f"{path}: {reason}")

@@ -1,8 +1,8 @@
 """The command line: `fastfcgi serve MODULE:APP`, `fastfcgi demo` and those that ask a server.
 
 A mistake is told in one line on stderr, `fastfcgi: error: ...`. Exit status: 0 after TERM, INT or
-HUP, 1 when something could not be done (for bench: not every answer was right), 2 for wrong
-options.
+HUP, 1 when something could not be done (for bench: not every answer was right) or nobody read the
+output, 2 for wrong options.
 """
 
 import argparse
@@ -10,12 +10,14 @@ import contextlib
 import difflib
 import importlib
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 import fastfcgi
+from fastfcgi import streams
 from fastfcgi.exceptions import FastCGIError
 
 
@@ -28,6 +30,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # its own way to print hides errors
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"fastfcgi: error: {message} ({self.prog} --help shows the options)\n")
@@ -81,10 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; those of the process by default.
     """
-    options = _parser().parse_args(arguments)
-    # How to start this once more, if it was typed.
-    options.command = [sys.executable, *sys.orig_argv[1:]] if arguments is None else None
+    with streams.standard():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
+        options = _parser().parse_args(arguments)
+        # How to start this once more, if it was typed.
+        options.command = [sys.executable, *sys.orig_argv[1:]] if arguments is None else None
         with _ended_by_signals():
             status: int | None = options.run(options)
     except _Ended:
@@ -92,10 +102,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FastCGIError as error:
         return _fail(error)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"fastfcgi: error: {where}{error.strerror or error}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and streams.reader_has_gone():
+            raise
+        streams.tell(f"fastfcgi: error: {_where(error)}{error.strerror or error}")
+        streams.give_up()  # stdout, if it was that: it is told once
         return 1
     return status or 0
+
+
+def _where(error: OSError) -> str:
+    if error.filename:
+        return f"{os.fsdecode(error.filename)}: "
+    try:
+        os.getcwd()
+    except OSError as lost:
+        if lost.errno == error.errno:
+            return "the current directory: "
+    return ""
 
 
 def _fail(error: FastCGIError) -> int:
@@ -104,7 +127,7 @@ def _fail(error: FastCGIError) -> int:
 
     if isinstance(error, LoadError):
         show_cause(error)
-    print(f"fastfcgi: error: {error}", file=sys.stderr)
+    streams.tell(f"fastfcgi: error: {error}")
     return 2 if isinstance(error, SettingError) else 1
 
 

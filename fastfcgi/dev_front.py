@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from fastfcgi import listen_errors, streams
 from fastfcgi.exceptions import ConfigurationError
+from fastfcgi.signals import blocked
 
 if TYPE_CHECKING:
     from fastfcgi.http_front import HTTPFront
@@ -31,20 +33,35 @@ def open_front(address: tuple[str, int]) -> "HTTPFront":
 
     try:
         return HTTPFront(address, "", fastcgi_timeout=None, log_stderr=False)
-    except OSError as error:
-        where = "{}:{}".format(*address)
-        raise ConfigurationError(f"cannot listen on {where}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        said = listen_errors.refused_tcp(error, *address)
+        raise ConfigurationError(said.strerror or str(said)) from error
 
 
 @contextlib.contextmanager
-def private_address() -> Iterator[str]:
-    """For a socket in a directory that lets nobody else in."""
-    # Not TemporaryDirectory: at the end of any worker that would take the directory away.
-    folder = tempfile.mkdtemp(prefix="fastfcgi-")
+def private_folder() -> Iterator[str]:
+    """A directory that lets nobody else in, for the socket at address_in()."""
+    folder = ""
     try:
-        yield f"unix:{folder}/fcgi.sock"
+        with _undisturbed():
+            # Not TemporaryDirectory: at the end of any worker that would take it away.
+            folder = tempfile.mkdtemp(prefix="fastfcgi-")
+        yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def address_in(folder: str) -> str:
+    """Of the socket in a private_folder()."""
+    return f"unix:{folder}/fcgi.sock"
+
+
+def _undisturbed() -> contextlib.AbstractContextManager[object]:
+    """A signal that ends the command comes after the block; not every system has such blocks."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return contextlib.nullcontext()
+    return blocked((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
 @contextlib.contextmanager
@@ -57,27 +74,33 @@ def front_thread(address: tuple[str, int]) -> Iterator["HTTPFront"]:
         front.stop(FRONT_SECONDS)
 
 
-def opened(front: "HTTPFront") -> str:
-    """What to tell whoever has started it."""
-    return f"Open {front.url} (for development only; Ctrl-C ends it)"
+def tell_opened(front: "HTTPFront") -> None:
+    """Say where it is to whoever has started it, if they still listen."""
+    try:
+        print(f"Open {front.url} (for development only; Ctrl-C ends it)", flush=True)
+    except OSError:
+        streams.give_up()
 
 
 def as_bind(address: Any) -> str:
     """An address of a socket in the notation of --bind."""
     if isinstance(address, str):
         return "unix:" + address.replace("\0", "@", 1)
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return listen_errors.tcp_text(*address[:2])
 
 
 # ---- beside a master --------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def front_process(address: tuple[str, int], fastcgi_address: str) -> Iterator[None]:
+def front_process(address: tuple[str, int], folder: str) -> Iterator[None]:
     """The front in a process of its own, because a master that forks can have no threads.
 
-    It ends with the block, and when this process does.
+    It ends with the block, and when this process does. It removes the folder, because a master
+    that loads the application itself may have become a user who cannot.
+
+    Args:
+        folder: Of private_folder(); the server has to listen at address_in(folder).
     """
     front = open_front(address)  # here, so that an error is told here
     held, end = os.pipe()
@@ -85,14 +108,18 @@ def front_process(address: tuple[str, int], fastcgi_address: str) -> Iterator[No
     if pid == 0:
         os.close(end)
         try:
-            _run_front(front, fastcgi_address, held)
+            _run_front(front, address_in(folder), held)
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(0)
     os.close(held)
     front.socket.close()  # not server_close(), which would wait for its threads
     try:
         yield
     finally:
+        # Not only closed: whatever the application has forked may hold this end, too.
+        with contextlib.suppress(OSError):  # the front has gone already
+            os.write(end, b"x")
         os.close(end)
         _wait_for(pid, FRONT_SECONDS + 1)
 
@@ -113,7 +140,7 @@ def _run_front(front: "HTTPFront", fastcgi_address: str, held: int) -> None:
         except OSError:
             pass  # not yet
     front.start()
-    print(opened(front), flush=True)
+    tell_opened(front)
     os.read(held, 1)
     front.stop(FRONT_SECONDS)
 

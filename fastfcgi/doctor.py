@@ -13,7 +13,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastfcgi import ask, bench, config
 from fastfcgi.doctor_address import check_address
@@ -44,9 +43,13 @@ from fastfcgi.doctor_visit import NotTold, Visit
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.findings import Finding, Report, note, wrong
 from fastfcgi.probe import Probe
-from fastfcgi.sockets import parse_address
+from fastfcgi.sockets import may_be_host, parse_address
 
 _TIMEOUT: Final = 10.0
+
+_PLACES: Final = (
+    "an ADDRESS (unix:/path, unix:@abstract, host:port) nor a URL (http://host/, https://host/)"
+)
 
 _CHECKS: Final[tuple[Callable[[Visit], Iterator[Finding]], ...]] = (
     *(check_paths, check_query, check_scheme, check_certificate, check_host),
@@ -101,19 +104,29 @@ def add_options(doctor: argparse.ArgumentParser) -> None:
 
 
 def _place(text: str) -> str:
-    if urlsplit(text).scheme in ("http", "https") and "//" in text:
-        try:
-            split_url(text)
-        except ConfigurationError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        return text
-    return bench._peer(text)
+    if not _is_url(text):
+        if "://" in text and not text.startswith(("unix:", "/", ".", "@")):
+            raise argparse.ArgumentTypeError(f"neither {_PLACES}: {text!r}")
+        return bench._peer(text)
+    try:
+        host = split_url(text)[1]
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    except UnicodeError as error:
+        raise argparse.ArgumentTypeError(f"not a URL, percent-encoded: {text!r}") from error
+    if not may_be_host(host):
+        raise argparse.ArgumentTypeError(f"not a URL, {host!r} cannot be the name of a host")
+    return text
+
+
+def _is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
 
 
 def run(options: argparse.Namespace) -> int:
     """`fastfcgi doctor`: print what is found; returns the exit status."""
     report = Report(options.json)
-    is_url = options.place is not None and options.place.startswith(("http://", "https://"))
+    is_url = options.place is not None and _is_url(options.place)
     _check_together(options, is_url)
     if is_url:
         _examine_url(options, report)

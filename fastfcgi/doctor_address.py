@@ -24,11 +24,10 @@ from fastfcgi.constants import (
 )
 from fastfcgi.exceptions import FastCGIError, RemoteProtocolError
 from fastfcgi.findings import Finding, note, ok, wrong
+from fastfcgi.listen_errors import MAX_UNIX_PATH
 from fastfcgi.socket_access import check_access, directories
 from fastfcgi.sockets import parse_address
 
-# Of struct sockaddr_un, its last byte left free.
-_MAX_PATH: Final = 107
 _START: Final = "Start the application, with this address in --bind (or in spawn-fcgi's -s)."
 _RUN: Final = (
     "Directories below /run are gone after a restart of the machine: with systemd write"
@@ -89,8 +88,8 @@ def check_address(
 
 def _file(path: str) -> Finding | None:
     """What is wrong with the file that should be a socket; None if nothing is."""
-    if len(os.fsencode(path)) > _MAX_PATH:
-        text = f"{path} is longer than {_MAX_PATH} bytes, which sockets do not allow"
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        text = f"{path} is longer than {MAX_UNIX_PATH} bytes, which sockets do not allow"
         return wrong("path-too-long", text, "Choose a shorter path, below /run for example.")
     for place in [*directories(path)[1:], path]:
         try:

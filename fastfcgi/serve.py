@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastfcgi import WSGIServer, cgi, config
 from fastfcgi.assembly import enter, load, log_file, log_to, server_options
 from fastfcgi.config import SettingError, Settings
-from fastfcgi.dev_front import as_bind, front_thread, opened, private_address
+from fastfcgi.dev_front import address_in, as_bind, front_thread, private_folder, tell_opened
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.loading import Application
 from fastfcgi.log_files import LogFiles
@@ -187,7 +187,7 @@ def serve_application(
     with contextlib.ExitStack() as stack:
         bind = settings.bind or None
         if settings.http and not bind:
-            bind = [stack.enter_context(private_address())]
+            bind = [address_in(stack.enter_context(private_folder()))]
         front = stack.enter_context(front_thread(settings.http)) if settings.http else None
         server = WSGIServer(application, bind=bind, **options)
         systemd = Notifier(dict(os.environ)) if "NOTIFY_SOCKET" in os.environ else None
@@ -227,11 +227,12 @@ def _announce(
     if not where:  # it has been stopped already
         return
     if name:
-        print(f"fastfcgi: serving {name} at {', '.join(where)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads that any more, but requests may come
+            print(f"fastfcgi: serving {name} at {', '.join(where)}", file=sys.stderr, flush=True)
     if front is not None:
         front.fastcgi_address = where[0]
         front.start()
-        print(opened(front), flush=True)
+        tell_opened(front)
     if systemd is not None:
         systemd.ready()
         while not ended.wait(systemd.watchdog_interval):

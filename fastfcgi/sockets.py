@@ -4,12 +4,14 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from fastfcgi import listen_errors
 from fastfcgi.constants import LISTENSOCK_FILENO
 from fastfcgi.exceptions import ConfigurationError
 
@@ -18,6 +20,12 @@ Address: TypeAlias = tuple[str, str] | tuple[str, tuple[str, int]] | tuple[str, 
 
 SYSTEMD_FIRST_FD: Final = 3
 DEFAULT_BACKLOG: Final = 1024  # cut by the kernel to its somaxconn
+
+# uid_t and gid_t have 32 bits, and the last number means "leave it as it is" (chown(2)).
+_MAX_ID: Final = (1 << 32) - 2
+
+# What begins like this is a URL. As a path it is written with ./ or unix: before it.
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def parse_address(text: "str | int | tuple[Any, ...]") -> Address:
@@ -41,26 +49,35 @@ def parse_address(text: "str | int | tuple[Any, ...]") -> Address:
         return ("systemd",)
     if text.startswith("unix:"):
         return ("unix", _unix_path(text[5:], text))
-    if text.startswith(("@", "\0")) or "/" in text:
+    if text.startswith(("@", "\0")) or ("/" in text and not _URL.match(text)):
         return ("unix", _unix_path(text, text))
     if text.startswith("fd:") and text[3:].isascii() and text[3:].isdigit():
         return ("fd", int(text[3:]))
     host, colon, port = text.rpartition(":")
     if colon and port.isascii() and port.isdigit() and int(port) <= 65535:
-        if host.startswith("[") and host.endswith("]"):
-            return ("tcp", (host[1:-1], int(port)))
-        if ":" not in host:
-            return ("tcp", (host, int(port)))
+        in_brackets = host.startswith("[") and host.endswith("]")
+        name = host[1:-1] if in_brackets else host
+        if (in_brackets or ":" not in host) and may_be_host(name):
+            return ("tcp", (name, int(port)))
     raise ConfigurationError(
         f"not an address: {text!r}; known are unix:/path, unix:@name, host:port, [::1]:port,"
         " fd:N and systemd"
     )
 
 
+def may_be_host(name: str) -> bool:
+    """Whether a resolver can be asked for it: labels of at most 63 bytes, none of them empty."""
+    try:
+        return b"\0" not in name.encode("idna")
+    except UnicodeError:
+        return False
+
+
 def _host_and_port(address: tuple[Any, ...]) -> tuple[str, int]:
     """A tuple as bind() takes it; as in flup, more than two parts mean IPv6."""
     host, port = (*address, None, None)[:2]
-    if not isinstance(host, str) or not isinstance(port, int) or not 0 <= port <= 65535:
+    is_port = isinstance(port, int) and 0 <= port <= 65535
+    if not isinstance(host, str) or not is_port or not may_be_host(host):
         raise ConfigurationError(f"not an address: {address!r}; a tuple is (host, port)")
     return (host or "::" if len(address) > 2 else host, port)
 
@@ -70,6 +87,8 @@ def _unix_path(path: str, text: str) -> str:
         path = "\0" + path[1:]
     if path in ("", "\0"):
         raise ConfigurationError(f"no path in the address {text!r}")
+    if "\0" in path and not path.startswith("\0"):
+        raise ConfigurationError(f"not an address, there is a NUL in it: {text!r}")
     return path
 
 
@@ -126,7 +145,7 @@ def is_listening(fd: int) -> bool:
     """Whether fd is a listening socket, asked of the descriptor itself (spec 2.2)."""
     try:
         copy = os.dup(fd)
-    except OSError:
+    except (OSError, OverflowError):  # no system has a descriptor beyond C's int
         return False
     try:
         sock = socket.socket(fileno=copy)
@@ -226,21 +245,31 @@ def _prepared(listener: Listener) -> Listener:
     return listener
 
 
-def _open_tcp(address: tuple[str, int], options: SocketOptions) -> Listener:
-    host, port = address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def tcp_places(host: str, port: int, family: int | None = None) -> list[Any]:
+    """What socket.getaddrinfo() says of where to listen; the first one is taken.
+
+    Args:
+        family: Of socket; None: IPv6 for an address of that, else IPv4.
+
+    Raises:
+        OSError: There is no such host; the text names it.
+    """
+    if family is None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        found = socket.getaddrinfo(
-            host or None,
-            port,
-            family if host else socket.AF_INET,
-            socket.SOCK_STREAM,
-            0,
-            socket.AI_PASSIVE,
+        return socket.getaddrinfo(
+            host or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
         )
+    except (OSError, UnicodeError) as error:
+        raise listen_errors.refused_tcp(error, host, port) from error
+
+
+def _open_tcp(address: tuple[str, int], options: SocketOptions) -> Listener:
+    found = tcp_places(*address)
+    try:
         sock = socket.socket(*found[0][:3])
     except OSError as error:
-        raise _explained(error, f"{host}:{port}") from error
+        raise listen_errors.refused_tcp(error, *address) from error
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -248,7 +277,7 @@ def _open_tcp(address: tuple[str, int], options: SocketOptions) -> Listener:
         sock.listen(options.backlog)
     except OSError as error:
         sock.close()
-        raise _explained(error, f"{host}:{port}") from error
+        raise listen_errors.refused_tcp(error, *address) from error
     return _prepared(Listener(sock))
 
 
@@ -272,7 +301,7 @@ def _open_unix(path: str, options: SocketOptions) -> Listener:
         Listener(sock, path=None if abstract else path, inode=inode).close()
         if isinstance(error, ConfigurationError):
             raise
-        raise _explained(error, path.replace("\0", "@", 1)) from error
+        raise listen_errors.refused_unix(error, path) from error
     return _prepared(Listener(sock, path=None if abstract else path, inode=inode))
 
 
@@ -312,7 +341,12 @@ def _remove_stale(path: str) -> None:
 
 def _set_access(path: str, options: SocketOptions) -> None:
     if options.owner is not None or options.group is not None:
-        os.chown(path, user_id(options.owner), group_id(options.group))
+        try:
+            os.chown(path, user_id(options.owner), group_id(options.group))
+        except PermissionError as error:
+            what = "owner" if options.owner is not None else "group"
+            text = f"{listen_errors.whoever_we_are()} may not give a socket to that {what}"
+            raise OSError(error.errno, text) from error
     if options.mode is not None:
         os.chmod(path, options.mode)
 
@@ -325,14 +359,23 @@ def user_id(owner: str | int | None) -> int:
     """
     if owner is None:
         return -1
-    if isinstance(owner, int) or owner.isdigit():
-        return int(owner)
+    number = _number(owner)
+    if number is not None:
+        return number
     import pwd  # posix only
 
     try:
-        return pwd.getpwnam(owner).pw_uid
-    except KeyError:
+        return pwd.getpwnam(str(owner)).pw_uid
+    except (KeyError, ValueError):
         raise ConfigurationError(f"no such user: {owner!r}") from None
+
+
+def _number(text: str | int) -> int | None:
+    """The number of a user or group that is given as one; what no system has is a name."""
+    digits = str(text)
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 10 or int(digits) > _MAX_ID:
+        return None
+    return int(digits)
 
 
 def group_id(group: str | int | None) -> int:
@@ -343,21 +386,15 @@ def group_id(group: str | int | None) -> int:
     """
     if group is None:
         return -1
-    if isinstance(group, int) or group.isdigit():
-        return int(group)
+    number = _number(group)
+    if number is not None:
+        return number
     import grp  # posix only
 
     try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
+        return grp.getgrnam(str(group)).gr_gid
+    except (KeyError, ValueError):
         raise ConfigurationError(f"no such group: {group!r}") from None
-
-
-def _explained(error: OSError, address: str) -> OSError:
-    """The same error with one line that names the address."""
-    text = f"cannot listen on {address}: {error.strerror or error}"
-    # Some errors are Python's own and have no number, such as that of a path that is too long.
-    return OSError(text) if error.errno is None else type(error)(error.errno, text)
 
 
 def allowed_peers(text: str | None) -> frozenset[str] | None:

@@ -17,7 +17,7 @@ from fastfcgi.assembly import (
     server_options,
 )
 from fastfcgi.config import Settings
-from fastfcgi.dev_front import front_process, private_address
+from fastfcgi.dev_front import address_in, front_process, private_folder
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.loading import Application, LoadError, load_hook
 from fastfcgi.log_files import LogFiles
@@ -175,8 +175,9 @@ def run_master(
     with contextlib.ExitStack() as stack:
         more_bind = []
         if settings.http:
-            more_bind = [stack.enter_context(private_address())]
-            stack.enter_context(front_process(settings.http, more_bind[0]))
+            folder = stack.enter_context(private_folder())
+            stack.enter_context(front_process(settings.http, folder))
+            more_bind = [address_in(folder)]
             command = None  # the front would not find the next one
         reloading = Reloading(settings, files, reread, command, more_bind)
         first = reloading.master_settings(settings)

@@ -14,7 +14,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("unix sockets and users", allow_module_level=True)
 
-from test_cli import child_environment, error_of, run
+from test_cli import COMMAND, child_environment, error_of, run
 from test_cli import folder as folder  # a fixture
 
 AS_ROOT = os.geteuid() == 0
@@ -54,8 +54,11 @@ def line_of(arguments: list[str], folder: Path, **env: str) -> str:
     [
         ([], "webapp can be served at what it is started with by one process of 64 threads"),
         (["--bind=./s", "--bind=:0", "--threads=2"], "at ./s, :0 by one process of 2 threads"),
+        (["--bind=@" + "x" * 107], "at @xxx"),
         (["--workers=1"], "by 1 worker of 64 threads"),
         (["--workers=3", "--bind=@x"], "at @x by 3 workers of 64 threads"),
+        (["--http=127.0.0.1:9"], "webapp can be served at http://127.0.0.1:9/ by one process"),
+        (["--http=[::1]:9", "--bind=./s"], "at ./s, http://[::1]:9/ by one process"),
         (["--mode=ondemand"], "by up to 10 workers of 64 threads"),
         (["--min-spare=1"], "64 threads; --min-spare has no effect: mode is not dynamic"),
         (["--access-log=log", "--access-format=%h %%", "--slow-log=s", "--timeout=1"], "webapp"),
@@ -112,10 +115,13 @@ def test_beside_the_server_itself(folder: Path) -> None:
         (["webapp", "--post-fork=webapp:missing"], 1, "has no attribute 'missing'"),
         (["webapp", "--worker-exit=webapp:number"], 1, "'webapp:number' cannot be called"),
         (["webapp", "--chdir=missing"], 1, "missing: No such file"),
-        (["webapp", "--bind=missing/s"], 1, "missing/s: there is no directory"),
+        (["webapp", "--bind=missing/s"], 1, "cannot listen on missing/s: there is no directory"),
+        (["webapp", "--workers=1", "--bind=missing/s"], 1, "/missing/s: there is no directory"),
         (["webapp", "--bind=./webapp.py"], 1, "there is a file that is no socket"),
         (["webapp", f"--bind=/{'x' * 200}"], 1, "longer than"),
         (["webapp", "--bind=no.such.host.invalid:1"], 1, "no.such.host.invalid:1: "),
+        (["webapp", "--http=no.such.host.invalid:1"], 1, "listen on no.such.host.invalid:1: "),
+        (["webapp", "--http=a..b:1"], 1, "listen on a..b:1: this cannot be the name of a host"),
         (["webapp", "--socket-owner=no-such-user"], 1, "no such user"),
         (["webapp", "--socket-group=no-such-group"], 1, "no such group"),
         (["webapp", "--user=no-such-user"], 1, "no such user: 'no-such-user'"),
@@ -129,6 +135,48 @@ def test_beside_the_server_itself(folder: Path) -> None:
 )
 def test_what_is_wrong(arguments: list[str], status: int, said: str, folder: Path) -> None:
     assert said in error_of(["serve", *arguments, "--check"], folder, status)
+
+
+@pytest.mark.parametrize("address", ["no/s", "./webapp.py", "webapp.py/s", "long", "host", "@long"])
+@pytest.mark.parametrize("more", [[], ["--workers=1"]])
+def test_a_check_and_a_server_say_the_same(address: str, more: list[str], folder: Path) -> None:
+    known = {"long": "./" + "x" * 200, "@long": "@" + "x" * 108, "host": "no.such.host.invalid:1"}
+    arguments = ["serve", "webapp", "--bind", known.get(address, address), *more]
+    lines = [error_of([*arguments, "--check"], folder, 1)]
+    done = run(arguments, folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines.append(done.stderr.splitlines()[-1].removeprefix("fastfcgi: error: ") + "\n")
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root becomes somebody else")
+def test_a_check_and_a_server_say_the_same_to_another_user(folder: Path) -> None:
+    folder.chmod(0o755)
+    (folder / "closed").mkdir(mode=0o700)
+    (folder / "read").mkdir(mode=0o755)
+    # Imported before: another user may not be able to read where Python is.
+    becoming = (
+        "import os, pwd, sys; from fastfcgi import check, cli, config, serve;"
+        " os.setuid(65534); sys.exit(cli.main())"
+    )
+    for place, said in [
+        ("read/s", f"the directory {folder}/read may not be written to by nobody"),
+        ("closed/s", f"the directory {folder}/closed may not be written to by nobody"),
+        ("closed/in/s", f"the directory {folder}/closed may not be entered by nobody"),
+    ]:
+        lines = []
+        for more in [], ["--check"]:
+            done = subprocess.run(
+                [sys.executable, "-c", becoming, "serve", "webapp", "--bind", place, *more],
+                cwd=folder,
+                env=child_environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert (done.returncode, done.stdout) == (1, "")
+            lines.append(done.stderr)
+        assert lines[0] == lines[1] == f"fastfcgi: error: cannot listen on {place}: {said}\n"
 
 
 def test_what_the_application_raises_is_shown(folder: Path) -> None:
@@ -159,3 +207,17 @@ def test_the_application_is_loaded_as_its_user(folder: Path) -> None:
     (folder / "who.py").chmod(0o600)
     done = run(["serve", "who", "--user=nobody", "--check"], folder)
     assert done.returncode == 1 and "Permission" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the current directory")
+def test_the_current_directory_is_gone(folder: Path) -> None:
+    for words in (["serve", "webapp", "--bind", "/s", "--check"], ["doctor", "./s"]):
+        done = subprocess.run(
+            ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && "$@"', "sh", *COMMAND, *words],
+            cwd=folder,
+            env=child_environment(),
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert re.search(rb"error: the current directory: [^\n]*\n\Z", done.stderr), done

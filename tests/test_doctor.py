@@ -21,7 +21,7 @@ import doctored
 from doctored import COMMAND, PACKAGE, doctor, examine
 from helpers import hello, serving
 from http_client import HOST
-from processes import Process, connect, environment, give_to_server, wait_until
+from processes import Process, connect, environment, free_ports, give_to_server, wait_until
 from runtimes import Runtime
 
 from fastfcgi import cli, probe
@@ -63,6 +63,19 @@ def fastfcgi_serve(folder: Path, *options: str) -> Iterator[str]:
     "arguments",
     [
         ["nonsense"],
+        ["ftp://x"],
+        ["ftp://x:21/a"],
+        ["tcp://127.0.0.1:9000"],
+        ["fcgi://127.0.0.1:9000/"],
+        ["://x"],
+        ["fd:3"],
+        ["systemd"],
+        ["a..b:80"],
+        ["HTTP://user@host/"],
+        ["http://a..b/"],
+        [f"https://{'x' * 64}.org/"],
+        ["http://\udcff/"],
+        ["http://host/\udcff"],
         ["http://"],
         ["http://host:99999/"],
         ["http://host/?query"],
@@ -88,6 +101,24 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     assert re.fullmatch(r"fastfcgi: error: [^\n]+\n", err), err
     assert (status, out) == (2, "")
+
+
+@pytest.mark.parametrize("place", ["./a://b", "unix:a://b", "unix:///a/b"])
+def test_a_path_that_only_looks_like_a_url(place: str, folder: Path) -> None:
+    done = text_of(place)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "WRONG there is no " in done.stdout
+
+
+def test_a_url_that_is_not_an_address() -> None:
+    done = text_of("ftp://host/")
+    assert "neither an ADDRESS (unix:/path, " in done.stderr
+    assert "nor a URL (http://host/, https://host/): 'ftp://host/'" in done.stderr
+
+
+def test_a_scheme_in_capitals() -> None:
+    (port,) = free_ports(1)
+    assert doctor(f"HTTP://127.0.0.1:{port}/").wrong == ["web-server"]
 
 
 def test_alone() -> None:

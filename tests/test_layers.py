@@ -20,7 +20,7 @@ FLOORS = {
     ],
     "gateway": ["environ", "body", "head", "file_wrapper", "exchange", "wsgi"],
     "server": [
-        *["board", "reports", "limits", "sockets", "handoff", "poller", "scores"],
+        *["board", "reports", "limits", "listen_errors", "sockets", "handoff", "poller", "scores"],
         *["handler", "loop", "desk", "engine"],
         *["outbox", "service", "line", "timeouts", "log_ids", "request", "channel"],
         *["scgi_channel", "acceptor"],
@@ -43,7 +43,7 @@ FLOORS = {
         *["doctor_responses", "doctor_reach", "doctor"],
         *["site", "site_nginx", "site_lighttpd", "site_lighttpd2", "site_apache", "site_haproxy"],
         *["site_caddy", "site_h2o", "site_process", "site_command"],
-        *["cli", "__main__"],
+        *["streams", "cli", "__main__"],
     ],
     "flup's names": [
         *["flup._version", "flup.server", "flup.server.threadpool", "flup.server.threadedserver"],

@@ -19,8 +19,8 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("signals and unix sockets", allow_module_level=True)
 
-from processes import children, wait_until
-from test_cli import Running, child_environment, error_of, fetch, http_get, run
+from processes import DEADLINE, Process, children, free_ports, wait_until
+from test_cli import COMMAND, Running, child_environment, error_of, fetch, http_get, run
 from test_cli import folder as folder  # a fixture
 from test_serve import APP, asked, ready, serving
 from test_serve import site as site  # a fixture
@@ -309,8 +309,44 @@ def test_http_with_a_master(folder: Path) -> None:
             status = command.stop(signum)
             assert status == (-signum if signum == signal.SIGKILL else 0)
             wait_until(lambda p=pids: not any(map(lives, p)), "all to end")
-        assert signum == signal.SIGKILL or not list(folder.glob("fastfcgi-*"))
+        assert not list(folder.glob("fastfcgi-*"))  # the front took it away before its end
         (folder / "s").unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root becomes somebody else")
+@pytest.mark.parametrize("ending", ["stopped", "killed", "loading", "failing"])
+def test_nothing_of_the_front_is_left(ending: str, folder: Path) -> None:
+    """The master made a directory as root, and may be somebody else by now."""
+    folder.chmod(0o755)
+    (folder / "tmp").mkdir()
+    (folder / "slow.py").write_text("print('import', flush=True)\nimport time; time.sleep(60)")
+    (folder / "fails.py").write_text("import os; os.chdir('/'); 1 / 0")
+    name = {"loading": "slow", "failing": "fails"}.get(ending, "site_app")
+    env = child_environment(TMPDIR=str(folder / "tmp"))
+    arguments = ["serve", name, "--http=0", "--user=nobody", "--preload"]
+    with Running(arguments, folder, env=env) as command:
+        if ending == "failing":
+            assert command.popen.wait(DEADLINE) == 1
+        else:
+            command.wait_for("import" if ending == "loading" else "Open")
+            wait_until(lambda: list((folder / "tmp").iterdir()), "the directory")
+            command.stop(signal.SIGKILL if ending == "killed" else signal.SIGTERM)
+        wait_until(lambda: not list((folder / "tmp").iterdir()), "nothing to be left")
+
+
+def test_a_front_goes_on_though_nobody_reads_where_it_is(folder: Path) -> None:
+    (port,) = free_ports(1)
+    for more in [], ["--workers=1"]:
+        reading, writing = os.pipe()
+        os.close(reading)
+        env = child_environment(PYTHONUNBUFFERED="")
+        with open(writing, "wb") as nobody:
+            words = [*COMMAND, "serve", "site_app", f"--http={port}", *more]
+            with Process(words, folder, "serve", env=env, stdout=nobody) as process:
+                process.wait_for(("127.0.0.1", port))
+                assert http_get(("127.0.0.1", port))[0] == 200
+                assert process.popen.poll() is None
+                assert process.stop() == 0
 
 
 def test_usr2_with_http_is_refused(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastfcgi import sockets
+from fastfcgi import listen_errors, sockets
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.sockets import SocketOptions, open_listeners, parse_address
 
@@ -79,6 +79,10 @@ def connects(address):
         (":9000", ("tcp", ("", 9000))),
         ("[::1]:9000", ("tcp", ("::1", 9000))),
         ("[::]:65535", ("tcp", ("::", 65535))),
+        ("./http://x", ("unix", "./http://x")),
+        ("unix:http://x", ("unix", "http://x")),
+        ("unix:///run/a", ("unix", "///run/a")),
+        ("@a\0b", ("unix", "\0a\0b")),
         (("127.0.0.1", 9000), ("tcp", ("127.0.0.1", 9000))),
         (("::1", 9000, 0, 0), ("tcp", ("::1", 9000))),
         ("fd:3", ("fd", 3)),
@@ -109,6 +113,16 @@ def test_parse_address(text, address):
         "fd:x",
         "fd:-1",
         "Systemd",
+        "http://localhost",
+        "http://localhost:80",
+        "tcp://127.0.0.1:9000/",
+        "a..b:80",
+        f"{'x' * 64}.org:80",
+        "\udcff.org:80",
+        "unix:/a\0b",
+        "a\0b:80",
+        "[::1\0]:80",
+        ("a..b", 80),
         (),
         ("host",),
         ("host", "80"),
@@ -163,6 +177,63 @@ def test_tcp_address_in_use(listen):
         listen(("127.0.0.1", port))
     if os.name == "posix":
         assert caught.value.errno == errno.EADDRINUSE
+
+
+@needs_linux
+def test_an_address_of_another_host():
+    # TEST-NET-1 (RFC 5737): nobody has it.
+    with pytest.raises(OSError, match=r"on 192\.0\.2\.1:9000: this machine has no such address"):
+        open_listeners(["192.0.2.1:9000"], SocketOptions())
+
+
+@needs_linux
+def test_an_ipv6_address_is_named_in_its_notation():
+    with pytest.raises(OSError, match=r"cannot listen on \[2001:db8::1\]:9000: "):
+        open_listeners(["[2001:db8::1]:9000"], SocketOptions())
+
+
+@needs_root
+def test_as_another_user(path):
+    """What only root may do, and what belongs to others."""
+    # Here, because another user may not be able to read where Python is.
+    import encodings.idna  # noqa: F401
+    import pwd  # noqa: F401
+
+    folder = os.path.dirname(path)
+    os.chmod(folder, 0o777)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        os.chmod(path, 0o600)
+        os.chmod(folder, 0o1777)
+        open_path = path + "2"
+        tries = [
+            (path, {}, f"cannot listen on {path}: there is a socket of another user"),
+            (open_path, {"owner": 0}, f"on {open_path}: nobody may not give a socket to that own"),
+            (open_path, {"group": 0}, f"on {open_path}: nobody may not give a socket to that gro"),
+        ]
+        start = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        if start.exists() and int(start.read_text()) > 9:
+            tries.append(("127.0.0.1:9", {}, "on 127.0.0.1:9: ports below 1024 are for root"))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                status = 0 if all(said in refused(*one) for *one, said in tries) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def refused(address, options):
+    """Why an address is not listened on; "" if it is."""
+    try:
+        open_listeners([address], SocketOptions(**options))
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def test_unknown_host():
@@ -307,13 +378,13 @@ def test_a_link_is_no_socket(path, listen):
 
 @needs_unix
 def test_a_folder_that_does_not_exist(path):
-    with pytest.raises(FileNotFoundError, match=f"cannot listen on {path}/x: No such file"):
+    with pytest.raises(FileNotFoundError, match=f"cannot listen on {path}/x: there is no dir"):
         open_listeners([path + "/x"], SocketOptions())
 
 
 @needs_unix
 def test_a_path_that_is_too_long(path):
-    with pytest.raises(OSError, match=r"cannot listen on .*too long") as caught:
+    with pytest.raises(OSError, match=r"cannot listen on .*: the path is longer") as caught:
         open_listeners([path + "x" * 200], SocketOptions())
     assert "None" not in str(caught.value)
 
@@ -323,7 +394,7 @@ def test_a_folder_that_is_closed(path, listen):
     folder = os.path.dirname(path)
     os.chmod(folder, 0o500)
     try:
-        with pytest.raises(PermissionError, match=f"cannot listen on {path}: Permission denied"):
+        with pytest.raises(PermissionError, match="may not be written to by"):
             listen(path)
     finally:
         os.chmod(folder, 0o700)
@@ -339,10 +410,24 @@ def test_a_folder_that_is_closed_to_another_user(path):
             os.setuid(65534)
             open_listeners([path], SocketOptions())
         except PermissionError as error:
-            status = 0 if f"cannot listen on {path}: Permission denied" in str(error) else 2
+            text = f"cannot listen on {path}: the directory {os.path.dirname(path)} may not be w"
+            status = 0 if text in str(error) else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_linux
+def test_the_longest_names(path, listen):
+    """They are known beforehand, and are those that the system takes."""
+    folder = os.path.dirname(path)
+    longest = f"{folder}/{'x' * (107 - len(folder) - 1)}"
+    name = f"{os.getpid():x<107}"
+    for place, parsed in (longest, longest), (f"@{name}", f"\0{name}"):
+        listen(place)
+        assert listen_errors.of_unix(parsed) is None
+        with pytest.raises(OSError, match="longer than"):
+            listen(place + "x")
 
 
 @needs_linux
@@ -417,7 +502,15 @@ def test_access_is_set_before_anybody_can_connect(path, monkeypatch):
 @needs_posix
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"owner": "no such"}, "no such user: 'no such'"), ({"group": "x y"}, "no such group: 'x y'")],
+    [
+        ({"owner": "no such"}, "no such user: 'no such'"),
+        ({"group": "x y"}, "no such group: 'x y'"),
+        ({"owner": "4294967295"}, "no such user: '4294967295'"),
+        ({"group": str(1 << 70)}, "no such group: '1180591620717411303424'"),
+        ({"owner": 1 << 32}, "no such user: 4294967296"),
+        ({"group": -1}, "no such group: -1"),
+        ({"owner": "\xb2"}, "no such user: '\xb2'"),
+    ],
 )
 def test_unknown_owner_or_group(path, options, text, listen):
     with pytest.raises(ConfigurationError, match=text):

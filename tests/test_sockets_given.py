@@ -137,6 +137,12 @@ def test_a_descriptor_that_does_not_listen(tmp_path):
             opened(file.fileno())
 
 
+@pytest.mark.parametrize("fd", [99999, 1 << 40, -1])
+def test_a_descriptor_that_is_none(fd):
+    with pytest.raises(ConfigurationError, match=f"file descriptor {fd} is not a listening sock"):
+        opened(fd)
+
+
 def test_a_ready_socket(listening):
     listener = opened(listening)
     assert listener.address == listening.getsockname()
