@@ -27,7 +27,8 @@ MODULES = [
     *["line", "timeouts", "log_ids", "request", "channel", "scgi_channel", "acceptor"],
 ]
 if sys.platform != "win32":
-    MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load"]  # POSIX alone
+    # POSIX alone.
+    MODULES += ["_load_answer", "_load_lane", "_load_loop", "_load", "guard"]
 
 coverage = switched_on("FASTFCGI_COVERAGE")
 # Windows keeps its sockets in a library of their own.

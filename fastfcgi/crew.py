@@ -90,6 +90,11 @@ class Member:
         """It serves, and nobody waits for it."""
         return self.ready and not self.board.busy and not self.board.queued
 
+    @property
+    def free(self) -> bool:
+        """It serves, and could run another request at once."""
+        return self.ready and self.board.busy + self.board.queued < self.board.threads
+
     def doing(self) -> str:
         """What it runs, for a log line; empty when it runs nothing."""
         running = self.board.running()
@@ -123,6 +128,7 @@ class Crew:
         generation: Of those that are started now.
         restarts: How many died and were replaced.
         ending: None is started any more.
+        step: How many are started next when somebody waits in dynamic mode; see policy.growth.
     """
 
     settings: MasterSettings
@@ -140,6 +146,7 @@ class Crew:
     # The last reload was given up.
     given_up: bool = False
     crowded: bool = False
+    step: int = 1
 
     def regulars(self) -> list[Member]:
         """Those that count."""
@@ -351,6 +358,8 @@ class Crew:
         """A worker is no more; status is that of waitpid()."""
         member = self.members.pop(pid)
         doing = member.doing()
+        # Asked of its board, too: it may have said so since the last look.
+        member.failed = member.failed or member.board.state == FAILED
         if member.scoreboard is not None and member.place is not None:
             member.scoreboard.free(member.place)
         if member.successor is not None:
@@ -366,8 +375,9 @@ class Crew:
     def _died(self, member: Member, status: int, doing: str, now: float) -> None:
         self.restarts += 1
         failures = member.failures + 1
-        # Whose application could not be loaded has said so, and has waited itself, to answer.
-        told = os.waitstatus_to_exitcode(status) == NOT_LOADED
+        # Whose application could not be loaded has said so, and has waited itself, to answer. An
+        # application that calls os._exit() may end with the same status.
+        told = member.failed and os.waitstatus_to_exitcode(status) == NOT_LOADED
         quick = not member.ready or now - member.born < policy.QUICK_DEATH
         pause = policy.back_off(failures) if quick and not told and member.replaces is None else 0.0
         logger.log(

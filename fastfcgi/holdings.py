@@ -1,14 +1,17 @@
 """What a master holds: listening sockets, pipes to its workers, the way between them."""
 
 import contextlib
+import logging
 import os
 import socket
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.reexec import Estate, HeldListener
 from fastfcgi.sockets import Listener, SocketOptions, default_addresses, open_listeners
+
+logger: Final = logging.getLogger("fastfcgi")
 
 # What listeners are known by when no address was given.
 _DEFAULT_KEY = ""
@@ -30,6 +33,8 @@ class Holdings:
     handoff: tuple[socket.socket, socket.socket] | None = None
     wake: tuple[int, int] = (-1, -1)
     lifeline: tuple[int, int] = (-1, -1)
+    # (old, new) of those that were renewed and not settled yet.
+    _renewed: list[tuple[Listener, Listener]] = field(default_factory=list)
 
     def open_pipes(self) -> None:
         """Make what goes between processes; OSError when the system is out of it."""
@@ -71,6 +76,37 @@ class Holdings:
                 given = _default() if address is None else [address]
                 self.listeners += [(key, one) for one in open_listeners(given, options)]
 
+    def renew(self, options: SocketOptions) -> None:
+        """Open unix sockets anew whose files are gone, or somebody else's: nobody can connect to
+        them any more. Both are there until settle(), since somebody may wait at the old one.
+
+        What was passed to us has no path here; its file is the business of who made it.
+        """
+        for key, old in list(self.listeners):
+            if old.path is None or _has_file(old):
+                continue
+            try:
+                (new,) = open_listeners([f"unix:{old.path}"], options)
+            except (OSError, ConfigurationError) as error:
+                logger.error("the file of a socket is gone: %s", error)
+                continue
+            logger.warning("the file of a socket was gone, there is a new one: %s", old.path)
+            self.listeners.append((key, new))
+            self._renewed.append((old, new))
+
+    def settle(self, serves: bool) -> None:
+        """Go on with the new ones of renew().
+
+        Args:
+            serves: There are workers that have them; if not, whoever connects would wait for
+                nobody, so we go back to the old ones.
+        """
+        for old, new in self._renewed:
+            dropped = old if serves else new
+            self.listeners = [one for one in self.listeners if one[1] is not dropped]
+            dropped.close()
+        self._renewed.clear()
+
     @property
     def sockets(self) -> list[Listener]:
         """The listeners without their addresses."""
@@ -111,8 +147,18 @@ class Holdings:
         return [os.path.abspath(one.path) for one in self.sockets if one.path is not None]
 
     def addresses(self) -> list[str]:
-        """Where it listens, in the notation of --bind."""
-        return [_text(listener.address) for listener in self.sockets]
+        """Where it listens, in the notation of --bind; each once, though it is being renewed."""
+        return list(dict.fromkeys(_text(listener.address) for listener in self.sockets))
+
+
+def _has_file(listener: Listener) -> bool:
+    """Whether whoever connects to its path comes to this socket."""
+    assert listener.path is not None
+    try:
+        status = os.lstat(listener.path)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == listener.inode
 
 
 def _key(address: Any) -> str:

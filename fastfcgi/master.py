@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastfcgi import overseer, reexec
-from fastfcgi.crew import KILL, Crew, Member
+from fastfcgi.crew import KILL, KILL_MARGIN, Crew, Member
 from fastfcgi.estate import adopt, take_memory
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.holdings import Holdings
@@ -32,6 +32,9 @@ from fastfcgi.server import WSGIServer
 from fastfcgi.signals import SignalQueue, blocked
 from fastfcgi.sockets import reserve_standard_fds
 from fastfcgi.worker import Application, Duty, ServerFactory, run_worker
+
+if sys.platform != "win32":
+    from fastfcgi.guard import stand_guard
 
 logger: Final = logging.getLogger("fastfcgi")
 
@@ -117,6 +120,8 @@ class Master(Orders):
         else:
             self._holdings.take_over(estate)
         self._listen()
+        if estate is not None:
+            self._holdings.renew(settings.socket_options)
         if settings.preload:
             self._preload()
         self._crew.target = settings.first
@@ -134,6 +139,13 @@ class Master(Orders):
 
     def _listen(self) -> None:
         self._holdings.listen(self.settings.bind, self.settings.socket_options)
+
+    def on_reload(self) -> None:
+        """HUP: a new generation, with new sockets where their files are gone."""
+        before = self._crew.generation
+        super().on_reload()
+        if self._crew.generation != before:
+            self._holdings.renew(self.settings.socket_options)
 
     def _preload(self) -> None:
         """Load the application here, as the user of the workers."""
@@ -207,11 +219,11 @@ class Master(Orders):
             fds.append(self._holdings.handoff[1].fileno())
         return fds
 
+    def _has_room(self) -> bool:
+        return len(self._crew.regulars()) < self.settings.max_workers
+
     def _may_start_more(self) -> bool:
-        crew = self._crew
-        if self.settings.mode != "ondemand" or crew.ending:
-            return False
-        return len(crew.regulars()) < self.settings.max_workers
+        return self.settings.mode == "ondemand" and not self._crew.ending and self._has_room()
 
     def _bury(self, now: float) -> None:
         """Take note of workers that have ended: of ours alone, by their number."""
@@ -253,7 +265,17 @@ class Master(Orders):
             return
         self._next_look = now + overseer.LOOK_INTERVAL
         overseer.inspect(self._crew, now)
-        self._change_target(now, waiting=False)
+        dynamic = self.settings.mode == "dynamic"
+        waiting = dynamic and self._somebody_waits()
+        self._change_target(now, waiting)
+        if waiting and self._has_room():
+            self._next_look = now + LISTEN_PAUSE  # whoever has begun to serve may take it
+
+    def _somebody_waits(self) -> bool:
+        poll = select.poll()
+        for fd in self._waiting_places():
+            poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _change_target(self, now: float, waiting: bool) -> None:
         crew = self._crew
@@ -272,7 +294,7 @@ class Master(Orders):
         if crew.ending:
             return
         regulars = crew.regulars()
-        settled = all(one.ready or one.failed for one in regulars)
+        settled = len(regulars) >= crew.target and all(one.ready or one.failed for one in regulars)
         serving = sum(one.ready for one in regulars)
         failed = ", the last reload failed" if crew.given_up else ""
         notifier.status(
@@ -281,10 +303,12 @@ class Master(Orders):
         if self._reloading and not crew.reloading and settled:
             self._reloading = False
             self._ready = True
+            new = any(one.ready and one.generation == crew.generation for one in regulars)
+            self._holdings.settle(serves=new or not crew.given_up)
             if not crew.given_up:
                 logger.info("reloaded, generation %d", crew.generation)
             notifier.ready()
-        elif not (self._ready or self._reloading) and settled and len(regulars) >= crew.target:
+        elif not (self._ready or self._reloading) and settled:
             self._ready = True
             notifier.ready()
         if notifier.watchdog_interval is not None and now >= self._next_watchdog:
@@ -298,19 +322,21 @@ class Master(Orders):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()  # or both processes write it
+        master = os.getpid()
         with blocked(self._signals.numbers):
             pid = os.fork()
             if pid == 0:
-                self._be_worker(member)
+                self._be_worker(member, master)
         return pid
 
-    def _be_worker(self, member: Member) -> None:
+    def _be_worker(self, member: Member, master: int) -> None:
         """In the child: never returns."""
         try:
             self._signals.abandon()
             self._holdings.close_in_worker()
             crew = self._crew
             crew.scoreboard.close()
+            self._stand_guard(master)
             duty = Duty(
                 settings=self.settings,
                 load=self._load,
@@ -330,6 +356,15 @@ class Master(Orders):
             logger.exception("a worker could not be started")
             os._exit(1)
         run_worker(duty)
+
+    def _stand_guard(self, master: int) -> None:
+        """In the child: have it end some time after the master, whatever it is stuck in."""
+        patience = self.settings.graceful_timeout + KILL_MARGIN
+        words = f"worker {os.getpid()} has outlived its master for {patience:g} s, it ends\n"
+        try:
+            stand_guard(self._holdings.lifeline[0], master, patience, words.encode())
+        except OSError as error:
+            logger.warning("worker %d goes without a guard: %s", os.getpid(), error.strerror)
 
     # ---- the end ---------------------------------------------------------------------------
 

@@ -43,7 +43,8 @@ def _beyond(settings: MasterSettings, member: Member, now: float) -> str:
 
 
 def wanted(crew: Crew, now: float, waiting: bool) -> int:
-    """How many workers there shall be, given how many there are.
+    """How many workers there shall be, given how many there are; to be asked once for each time
+    that something may have changed, since in dynamic mode the crew's step grows with it.
 
     Args:
         waiting: A connection waits that nobody has accepted.
@@ -55,7 +56,12 @@ def wanted(crew: Crew, now: float, waiting: bool) -> int:
     ready = [member for member in members if member.ready]
     idle = [member for member in ready if member.idle]
     starting = len(members) - len(ready)
+    queued = any(member.board.queued for member in ready)
     if settings.mode == "dynamic":
+        free = sum(member.free for member in ready)
+        needed, crew.step = policy.growth(
+            crew.step, waiting=waiting or queued, free=free, starting=starting
+        )
         change = policy.dynamic_change(
             len(members),
             len(idle),
@@ -63,6 +69,7 @@ def wanted(crew: Crew, now: float, waiting: bool) -> int:
             min_spare=settings.min_spare,
             max_spare=settings.max_spare,
             most=settings.max_workers,
+            needed=needed,
         )
         if change < 0 and not _long_idle(settings, idle, now):
             change = 0
@@ -72,12 +79,11 @@ def wanted(crew: Crew, now: float, waiting: bool) -> int:
     if ends and ends == len(members) and any(member.board.connections for member in members):
         # Nobody else could take the connections that are kept open.
         ends -= 1
-    waiting = waiting or any(member.board.queued for member in ready)
     return (
         len(members)
         - ends
         + policy.ondemand_change(
-            len(members), len(idle), starting, waiting=waiting, most=settings.max_workers
+            len(members), len(idle), starting, waiting=waiting or queued, most=settings.max_workers
         )
     )
 

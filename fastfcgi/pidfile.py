@@ -40,14 +40,12 @@ class PidFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        fd = os.open(temporary, flags, 0o644)
         try:
-            os.fchmod(fd, 0o644)  # whatever the umask: others are to read it
-            os.write(fd, b"%d\n" % os.getpid())
-        finally:
-            os.close(fd)
-        try:
+            _fill(os.open(temporary, flags, 0o644), b"%d\n" % os.getpid())
             self._put_in_place(temporary, stale=other is not None)
+        except OSError as error:
+            # The error may name no file, or one that nobody knows.
+            raise type(error)(error.errno, error.strerror, self.path) from None
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -86,6 +84,16 @@ class PidFile:
                 os.unlink(self.path)
         except (OSError, ConfigurationError) as error:
             logger.warning("the pid file stays: %s", error)
+
+
+def _fill(fd: int, data: bytes) -> None:
+    """Write a file that was just made, whole, and close it."""
+    try:
+        os.fchmod(fd, 0o644)  # whatever the umask: others are to read it
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(fd)
 
 
 def _lives(pid: int) -> bool:

@@ -11,6 +11,9 @@ from typing import Final
 BACK_OFF_FIRST: Final = 1.0
 BACK_OFF_MOST: Final = 60.0
 
+# In dynamic mode no more workers than these are started at once, however many requests wait.
+STEP_MOST: Final = 32
+
 # A worker that dies sooner than this after its start has not proved that starting it makes sense.
 QUICK_DEATH: Final = 1.0
 
@@ -35,8 +38,36 @@ def jittered(limit: int, jitter: int) -> int:
     return limit + random.randint(0, jitter) if limit else 0
 
 
+def growth(step: int, *, waiting: bool, free: int, starting: int) -> tuple[int, int]:
+    """How many workers to start in dynamic mode because somebody waits, and the next `step`.
+
+    Each time that those that were started are all busy, too, it is twice as many.
+
+    Args:
+        step: What this function gave last, 1 at first.
+        waiting: Somebody waits: a connection that nobody accepts, or a request for a thread.
+        free: Workers that serve and could run another request.
+        starting: As for dynamic_change.
+
+    >>> growth(4, waiting=True, free=0, starting=0)
+    (4, 8)
+    """
+    if not waiting:
+        return 0, 1
+    if free or starting:
+        return 0, step
+    return step, min(2 * step, STEP_MOST)
+
+
 def dynamic_change(
-    total: int, idle: int, starting: int, *, min_spare: int, max_spare: int, most: int
+    total: int,
+    idle: int,
+    starting: int,
+    *,
+    min_spare: int,
+    max_spare: int,
+    most: int,
+    needed: int = 0,
 ) -> int:
     """How many workers to start (positive) or to end (negative) in dynamic mode.
 
@@ -47,8 +78,9 @@ def dynamic_change(
         min_spare: Start as many as are missing for so many idle ones ...
         max_spare: ... and end one, not more at a time, when there are more than so many.
         most: The most workers.
+        needed: Start so many at least; see growth.
     """
-    missing = min_spare - idle - starting
+    missing = max(min_spare - idle - starting, needed)
     if missing > 0:
         return max(min(missing, most - total), 0)
     if idle > max_spare and total > 1:

@@ -115,7 +115,26 @@ def test_whose_application_cannot_be_loaded_has_said_so(caplog: pytest.LogCaptur
     fake.step()
     fake.show(FAILED, 101)
     fake.dies(101, EXIT_3)
+    fake.crew.members[102].board.state = FAILED  # which nobody has looked at yet
+    fake.dies(102, EXIT_3)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("serves", [False, True])
+def test_the_same_status_of_one_that_has_said_nothing_is_a_death(
+    caplog: pytest.LogCaptureFixture, serves: bool
+) -> None:
+    """An application may call os._exit(), also while it is imported."""
+    fake = Fake(1)
+    fake.step()
+    if serves:
+        fake.serve(101)
+    fake.dies(101, EXIT_3)
+    assert fake.pids == []
+    before = "" if serves else " before it served"
+    assert caplog.messages == [f"worker 101 died: exit status 3{before}, again in 1 s"]
+    fake.step(1)
+    assert fake.pids == [102]
 
 
 def test_the_back_off_of_one_does_not_hold_up_another() -> None:

@@ -30,7 +30,8 @@ FLOORS = {
     "operations": [
         *["log_files", "access_log", "slow_log", "values", "settings", "config", "signals"],
         *["notify", "privileges", "pidfile", "policy", "master_settings", "scoreboard", "crew"],
-        *["overseer", "reloader", "orders", "worker", "holdings", "reexec", "estate", "master"],
+        *["overseer", "reloader", "orders", "worker", "guard", "holdings", "reexec", "estate"],
+        "master",
         *["prefork", "single"],
     ],
     "front door": ["__init__"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 
 import wire
 from master_process import Load, Served
@@ -16,6 +17,23 @@ ONDEMAND = (
     " server_options={'threads': 1, 'status_path': '/status'}"
 )
 
+# Looks are told, and far between; an application that takes its time to load.
+LOOKS = """
+from fastfcgi import overseer
+overseer.LOOK_INTERVAL = 4.0
+inspect = overseer.inspect
+
+def told(*given):
+    logging.info("a look")
+    inspect(*given)
+
+overseer.inspect = told
+
+def load():
+    time.sleep(0.3)
+    return app
+"""
+
 
 def test_dynamic_grows_and_shrinks(folder) -> None:
     with Served(folder, DYNAMIC, begin=1) as served:
@@ -28,6 +46,27 @@ def test_dynamic_grows_and_shrinks(folder) -> None:
         assert "died" not in served.log()
         with served.holding():
             assert len(served.workers()) == 2
+        assert served.end() == 0
+
+
+def test_dynamic_grows_faster_the_longer_somebody_waits(folder) -> None:
+    options = DYNAMIC.replace("max_workers=4", "max_workers=16").replace("0.5", "60")
+    with Served(folder, options, LOOKS, begin=1) as served, contextlib.ExitStack() as stack:
+        holds = [folder / f"hold{number}" for number in range(16)]
+        before = time.monotonic()
+        peers = []
+        for hold in holds:
+            hold.touch()
+            peers.append(stack.enter_context(wire.Peer(served.address)))
+            peers[-1].send(wire.request(1, wire.cgi_params("GET", f"/hold/{hold}")))
+        held = [folder / f"{hold.name}.held" for hold in holds]
+        wait_until(lambda: all(one.exists() for one in held), "all requests to run")
+        assert time.monotonic() - before < 14  # five steps with a look each: 16 at least
+        # One for each worker that begins to serve, and all the others while somebody waits.
+        assert served.log().count("a look\n") > 25
+        for path in (*held, *holds):
+            path.unlink()
+        assert {peer.receive_end().status for peer in peers} == {200}
         assert served.end() == 0
 
 

@@ -241,15 +241,33 @@ def test_what_it_was_doing_is_told(folder) -> None:
         assert served.end() == 0
 
 
-def test_workers_that_die_again_and_again_are_not_started_hot(folder) -> None:
-    more = "def load():\n    os._exit(9)\n"
+@pytest.mark.parametrize("status", [0, 3, 9])
+def test_workers_that_die_again_and_again_are_not_started_hot(folder, status) -> None:
+    """Also where their application ends them with the status of one that could not be loaded."""
+    more = f"def load():\n    os._exit({status})\n"
+    died = f"died: exit status {status} before it served, again in "
     with Served(folder, "workers=2", more) as served:
-        wait_until(lambda: served.log().count("died: exit status 9") >= 4, "two rounds")
+        wait_until(lambda: served.log().count(died) >= 4, "two rounds")
         began = time.monotonic()
         time.sleep(1.5)
         # Two workers, after 1 and 2 seconds: no more than one round is due in this time.
-        assert served.log().count("died: exit status 9") <= 8
+        assert served.log().count(died) <= 8
         assert time.monotonic() - began < 10
+        assert served.end() == 0
+
+
+def test_a_reload_lasts_until_all_are_there(folder) -> None:
+    more = "def load():\n    if os.path.exists('broken'):\n        os._exit(3)\n    return app\n"
+    (folder / "broken").touch()
+    with Served(folder, "workers=1", more) as served:
+        served.wait_for_log("again in 1 s")
+        served.send(signal.SIGHUP)
+        served.wait_for_log("reload: generation 2")
+        served.wait_for_log("again in 2 s")
+        assert "reloaded" not in served.log()
+        (folder / "broken").unlink()
+        served.wait_for_log("reloaded, generation 2")
+        assert served.get().status == 200
         assert served.end() == 0
 
 

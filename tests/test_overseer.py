@@ -14,6 +14,8 @@ from fastfcgi.crew import RETIRE
 from fastfcgi.exceptions import ConfigurationError
 from fastfcgi.master_settings import MasterSettings
 
+ONE_THREAD = {"server_options": {"threads": 1}}
+
 
 def test_a_worker_that_has_served_enough_is_replaced() -> None:
     fake = running(1, max_requests=2)
@@ -77,6 +79,50 @@ def test_dynamic_grows_and_shrinks() -> None:
             if member.told:
                 fake.dies(pid, EXIT_0)
         assert len(fake.pids) == left
+
+
+def test_dynamic_grows_by_twice_as_many_while_somebody_waits() -> None:
+    fake = Fake(1, mode="dynamic", start_workers=1, max_spare=1, max_workers=20, **ONE_THREAD)
+    fake.step()
+    fake.serve(101)
+    counts = []
+    for _ in range(6):
+        for member in fake.crew.members.values():
+            if not member.board.busy:
+                member.board.enter(0, 1, fake.now, "GET /")
+        fake.look(waiting=True)
+        fake.look(0, waiting=True)  # those that were started do not serve yet
+        fake.serve(*fake.pids)
+        fake.look(0, waiting=True)  # they could take who waits
+        counts.append(len(fake.pids))
+    assert counts == [2, 4, 8, 16, 20, 20]
+
+
+def test_dynamic_grows_slowly_while_a_thread_is_free() -> None:
+    fake = Fake(1, mode="dynamic", start_workers=1, max_workers=20, server_options={"threads": 2})
+    fake.step()
+    fake.serve(101)
+    for count in (2, 3, 4):
+        for member in fake.crew.members.values():
+            if not member.board.busy:
+                member.board.enter(0, 1, fake.now, "GET /")
+        fake.look(waiting=True)
+        fake.serve(*fake.pids)
+        assert len(fake.pids) == count
+
+
+def test_dynamic_counts_who_waits_in_a_worker() -> None:
+    fake = Fake(1, mode="dynamic", start_workers=1, max_workers=20, **ONE_THREAD)
+    fake.step()
+    fake.serve(101)
+    for count in (2, 4, 8):
+        for member in fake.crew.members.values():
+            if not member.board.busy:
+                member.board.enter(0, 1, fake.now, "GET /")
+                member.board.count(queued=1)
+        fake.look()
+        fake.serve(*fake.pids)
+        assert len(fake.pids) == count
 
 
 def test_ondemand_begins_with_none_and_ends_with_none() -> None:

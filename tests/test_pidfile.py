@@ -122,3 +122,29 @@ def test_a_link_in_its_place_is_not_followed(path, tmp_path) -> None:
 def test_a_folder_that_is_not_there(tmp_path) -> None:
     with pytest.raises(FileNotFoundError):
         PidFile(str(tmp_path / "no" / "app.pid")).write()
+
+
+FULL = """
+import resource, sys
+from fastfcgi.pidfile import PidFile
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    PidFile(sys.argv[1]).write()
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("room", [0, 1])
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_full_disk_leaves_nothing_and_is_told_with_the_path(path, room: int, stale: bool) -> None:
+    """No room at all, or less than it takes: a process that may not write more, in its place."""
+    before = f"{gone()}\n"
+    if stale:
+        path.write_text(before)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FULL, str(path), str(room)]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+    assert str(path) in found.stdout and not found.stderr, found
+    assert os.listdir(path.parent) == ([path.name] if stale else [])
+    assert not stale or path.read_text() == before

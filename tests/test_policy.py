@@ -3,7 +3,7 @@
 import pytest
 
 from fastfcgi import policy
-from fastfcgi.policy import back_off, dynamic_change, jittered, ondemand_change
+from fastfcgi.policy import back_off, dynamic_change, growth, jittered, ondemand_change
 
 
 def test_back_off_doubles_up_to_a_minute() -> None:
@@ -43,6 +43,40 @@ def test_dynamic(total: int, idle: int, starting: int, change: int) -> None:
 
 def test_the_last_worker_stays() -> None:
     assert dynamic_change(1, 1, 0, min_spare=1, max_spare=0, most=5) == 0
+
+
+@pytest.mark.parametrize(
+    ("total", "idle", "needed", "change"),
+    [
+        (4, 0, 1, 2),  # min_spare asks for more
+        (4, 0, 8, 6),  # the most are ten
+        (4, 2, 4, 4),
+        (10, 0, 8, 0),
+        (12, 0, 8, 0),
+    ],
+)
+def test_dynamic_when_more_are_needed(total: int, idle: int, needed: int, change: int) -> None:
+    spare = {"min_spare": 2, "max_spare": 3}
+    assert dynamic_change(total, idle, 0, **spare, most=10, needed=needed) == change
+
+
+def test_growth_doubles_while_somebody_waits() -> None:
+    total, step, counts = 1, 1, []
+    for _ in range(8):
+        found, step = growth(step, waiting=True, free=0, starting=0)
+        total += found
+        counts.append(total)
+    assert counts == [2, 4, 8, 16, 32, 64, 96, 128]
+    assert step == policy.STEP_MOST
+
+
+def test_growth_waits_for_those_that_were_started() -> None:
+    assert growth(4, waiting=True, free=0, starting=1) == (0, 4)
+    assert growth(4, waiting=True, free=1, starting=0) == (0, 4)
+
+
+def test_growth_begins_anew_when_nobody_waits() -> None:
+    assert growth(16, waiting=False, free=0, starting=0) == (0, 1)
 
 
 @pytest.mark.parametrize(
