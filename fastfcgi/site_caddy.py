@@ -76,7 +76,10 @@ def _files(folder: str) -> list[str]:
 
 def _proxy(site: Site) -> list[str]:
     where = f"unix/{site.address.path}" if site.address.path else site.address.host_port
-    lines = ["header_up -Proxy # httpoxy: it would arrive as HTTP_PROXY"]
+    lines = [
+        "header_up -Proxy # httpoxy: it would arrive as HTTP_PROXY",
+        "header_down -Status # which is FastCGI's; the status line has it",
+    ]
     if site.stream:
         lines.append("flush_interval -1 # what the application sends goes on at once")
     transport = [f"root {_quoted(site.root)}"]

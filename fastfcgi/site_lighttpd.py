@@ -150,7 +150,13 @@ def _application(site: Site, backend: list[str]) -> list[str]:
             "# the whole path is PATH_INFO; its first segment would be SCRIPT_NAME otherwise",
             '"fix-root-scriptname" => "enable",',
         ]
-    return [f'{site.protocol}.server = ( "{site.path}" => ((', *indent(lines), ")) )"]
+    return [
+        "# ranges are the application's: those that lighttpd makes of a large response are empty",
+        'server.range-requests = "disable"',
+        f'{site.protocol}.server = ( "{site.path}" => ((',
+        *indent(lines),
+        ")) )",
+    ]
 
 
 def _running(site: Site) -> list[str]:

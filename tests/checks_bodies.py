@@ -4,7 +4,7 @@ import hashlib
 import os
 
 import pytest
-from apps import pattern_sha256
+from apps import pattern, pattern_sha256
 from http_client import Client, Site, blocks, fetch
 from matrix import row
 
@@ -113,6 +113,16 @@ class ResponseChecks:
         with Client(site) as client:
             assert client.download(f"/size/{size}") == (size, pattern_sha256(size))
 
+    @row("0 B to 50 MB, with Content-Length and without")
+    @pytest.mark.parametrize("target", ["/size/{}", "/size/{}/open", "/bare/filewrapper/{}"])
+    def test_a_range_of_a_response_that_knows_none(self, site: Site, target: str) -> None:
+        size = 3 * MEGABYTE
+        answer = fetch(site, target.format(size), headers=[("Range", "bytes=70000-70099")])
+        if answer.status == 206:  # the web server's own
+            assert answer.body == b"".join(pattern(size))[70_000:70_100]
+        else:
+            assert (answer.status, sha256(answer.body)) == (200, pattern_sha256(size))
+
     @row("`wsgi.file_wrapper`, 0 B to 3 MB")
     @pytest.mark.parametrize("size", [0, 1, 65535, 3 * MEGABYTE])
     def test_file_wrapper(self, site: Site, size: int) -> None:
@@ -152,6 +162,7 @@ class ResponseChecks:
     def test_status(self, site: Site, status: int) -> None:
         answer = fetch(site, f"/status/{status}")
         assert (answer.status, answer.body) == (status, f"status {status}".encode())
+        assert answer.all("Status") == []  # that is FastCGI's
 
     @row("other statuses; `write()` of start_response")
     @pytest.mark.parametrize("status", [201, 301, 302, 303, 307, 308])
