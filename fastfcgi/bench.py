@@ -232,7 +232,7 @@ def _first_answer(options: argparse.Namespace, params: client.Params, body: byte
         ClientError, RemoteProtocolError: It is not, or there is none.
     """
     exchange = client._Exchange(client.preamble(RESPONDER, params), body, options.timeout, None)
-    exchange.connect(options.address, options.timeout)
+    exchange.use(client.connect(options.address, options.timeout))
     answer = b"".join(iter(exchange.next_block, None))
     exchange.stdout.append(answer)  # as if it came now, for the header to be taken off
     status = client._parse_header(client._read_header(exchange)[0])[0]

@@ -169,9 +169,9 @@ class _Exchange:
         self.stderr = bytearray()
         self.ended: tuple[int, int] | None = None  # app_status, protocol_status
 
-    def connect(self, address: Address, timeout: float | None) -> None:
-        self._sock = connect(address, timeout)
-        self._sock.setblocking(False)
+    def use(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
 
     def close(self) -> None:
         if self._sock is not None:
@@ -437,12 +437,15 @@ class Client:
         """
         head = preamble(role, params)
         exchange = _Exchange(head, body, self.timeout, on_stderr, self.total_timeout)
-        exchange.connect(self.address, self.connect_timeout)
+        exchange.use(self._connect())
         try:
             return Response(exchange, *_read_header(exchange))
         except BaseException:
             exchange.close()
             raise
+
+    def _connect(self) -> socket.socket:
+        return connect(self.address, self.connect_timeout)
 
 
 def request(address: Address, params: Params, body: Body = b"", timeout: float = 60) -> Response:

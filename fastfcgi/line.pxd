@@ -24,7 +24,7 @@ cdef class Line(Handler):
     cdef double received_at
     cdef bint reading               # more is to be received
     cdef double listening_since
-    cdef int pulls                  # parts that the application's thread received itself; or -1
+    cdef int pulls                  # parts that its reader received itself; -1 before it reads
     cdef bint attended              # whoever leads is about to run its request, or does
 
     cdef int open(self, Service service, Py_ssize_t fd, bint is_inet) except -1
@@ -33,7 +33,7 @@ cdef class Line(Handler):
     cdef int receive(self, Buffer buffer, Worker worker) except -1
     cdef int acknowledge(self, ActiveRequest request, Py_ssize_t size) except -1
 
-    # in, to be overridden: what comes, and where it goes
+    # in, to be overridden: what comes
     cdef int take_in(self, const uint8_t* p, Py_ssize_t size, Worker worker) except -1
     cdef int at_eof(self) except -1
 

@@ -140,13 +140,6 @@ class Master(Orders):
     def _listen(self) -> None:
         self._holdings.listen(self.settings.bind, self.settings.socket_options)
 
-    def on_reload(self) -> None:
-        """HUP: a new generation, with new sockets where their files are gone."""
-        before = self._crew.generation
-        super().on_reload()
-        if self._crew.generation != before:
-            self._holdings.renew(self.settings.socket_options)
-
     def _preload(self) -> None:
         """Load the application here, as the user of the workers."""
         settings = self.settings

@@ -81,7 +81,8 @@ class Orders:
         self._crew.end(signal.SIGQUIT, time.monotonic(), AT_ONCE)
 
     def on_reload(self) -> None:
-        """HUP: a new generation, of settings that are read again."""
+        """HUP: a new generation, of settings that are read again; with new sockets in the place of
+        those whose files are gone."""
         if self._crew.ending:
             return
         if self.settings.preload and self.settings.command is not None:
@@ -99,6 +100,7 @@ class Orders:
             except OSError as error:
                 logger.error("no reload: %s", error)
                 return
+        self._holdings.renew(self.settings.socket_options)
         self._crew.reload()
         self._reloading = True
         self._notifier.reloading()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import scgi_wire
 
 if not hasattr(os, "fork"):
     pytest.skip("flup runs on POSIX alone", allow_module_level=True)
@@ -169,7 +170,8 @@ def test_a_class_that_looks_after_its_processes(run, folder, signum):
 
 def test_the_same_over_scgi(run, folder):
     with run(FORKS.replace("MODULE", "scgi_fork")) as process:
-        wait_until(lambda: (folder / "notes").exists(), "the first worker")
+        # One that does not serve yet is ended at once.
+        assert scgi_wire.ask(process.address, scgi_wire.cgi_params("GET", "/x")).status == 200
         end(process)
     words = [line.split() for line in (folder / "notes").read_text().splitlines()]
     assert [w[1] for w in words if w[0] == "begins"] == [w[1] for w in words if w[0] == "ends"]

@@ -3,14 +3,14 @@
 import socket
 from typing import Any
 
-from fastfcgi.client import Response, _Exchange, _read_header, preamble
-from fastfcgi.constants import RESPONDER
+from fastfcgi._codec import encode_pairs
+from fastfcgi.client import Client
 from fastfcgi.flup._version import attribute
 from fastfcgi.flup.client.forwarding import Answer, Forwarder, body_of, length_of, one_address
 
 # Subclasses that write a __call__ of their own import these from here: Record, the numbers, struct.
 from fastfcgi.flup.server.record import *  # noqa: F403
-from fastfcgi.flup.server.record import FCGI_PARAMS, Record, encode_pair
+from fastfcgi.flup.server.record import FCGI_PARAMS, Record
 from fastfcgi.flup.server.record import _debug as _debug
 
 __all__ = ["FCGIApp"]
@@ -18,12 +18,15 @@ __all__ = ["FCGIApp"]
 __getattr__ = attribute
 
 
-class _OnSocket(_Exchange):
-    """A request on a connection that is there already."""
+class _OnSocket(Client):
+    """Makes a request on a connection that is there already."""
 
-    def use(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+    def __init__(self, sock: socket.socket, timeout: float | None) -> None:
+        super().__init__("", timeout=timeout)
         self._sock = sock
+
+    def _connect(self) -> socket.socket:
+        return self._sock
 
 
 class FCGIApp(Forwarder):
@@ -64,21 +67,19 @@ class FCGIApp(Forwarder):
         def to_errors(data: bytes) -> None:
             environ["wsgi.errors"].write(data.decode("utf-8", "replace"))
 
-        head = preamble(RESPONDER, self._params(environ))
-        body = body_of(environ, length_of(environ))
+        params, body = self._params(environ), body_of(environ, length_of(environ))
         sock = self._getConnection()
-        exchange = _OnSocket(head, body, self._patience(sock), to_errors)
-        exchange.use(sock)
         try:
-            return Response(exchange, *_read_header(exchange))
+            client = _OnSocket(sock, self._patience(sock))
+            return client.request(params, body, on_stderr=to_errors)
         except BaseException:
-            exchange.close()
+            sock.close()
             raise
 
     def _fcgiParams(self, sock: socket.socket, requestId: int, params: dict[str, str]) -> None:
         """Send params, or their end without any; for a __call__ of a subclass."""
         pairs = [(name.encode("latin-1"), params[name].encode("latin-1")) for name in params]
         record = Record(FCGI_PARAMS, requestId)
-        record.contentData = b"".join(encode_pair(name, value) for name, value in pairs)
+        record.contentData = encode_pairs(pairs)
         record.contentLength = len(record.contentData)
         record.write(sock)

@@ -5,6 +5,7 @@ import struct
 from typing import Any, Final
 
 from fastfcgi import constants
+from fastfcgi._codec import encode_pairs
 
 FCGI_LISTENSOCK_FILENO: Final = constants.LISTENSOCK_FILENO
 FCGI_HEADER_LEN: Final = constants.HEADER_LEN
@@ -74,10 +75,7 @@ def decode_pair(s: bytes, pos: int = 0) -> tuple[int, tuple[bytes, bytes]]:
 
 def encode_pair(name: bytes, value: bytes) -> bytes:
     """The same as bytes."""
-    lengths = [len(name), len(value)]
-    return b"".join(
-        bytes([length]) if length < 0x80 else _LONG.pack(length | 0x80000000) for length in lengths
-    ) + (name + value)
+    return encode_pairs([(name, value)])
 
 
 class Record:
