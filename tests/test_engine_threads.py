@@ -4,6 +4,7 @@ engine: test_engine)."""
 import collections
 import contextlib
 import select
+import socket
 import sys
 import threading
 import time
@@ -179,66 +180,67 @@ def test_waiting_for_room_to_send_holds_up_nobody(kind):
             assert len(slow.receive_end().body) == 200 * len(block)
 
 
-class Looking:
-    """An application that looks at how its own connection is watched.
+class Looking(WSGIServer):
+    """A server whose application looks at how its own connection is watched.
+
+    The request is there when its connection has just been accepted, because who accepts sends it.
+    So it is served at once, by the thread that polls.
 
     Attributes:
         seen: The masks that it found, -1 for not at all.
     """
 
     def __init__(self):
-        self.inside, self.go = threading.Event(), threading.Event()
+        super().__init__(self.application, bind="127.0.0.1:0", threads=3)
         self.seen = []
+        self.client = self.request = None
 
-    def __call__(self, environ, start_response):
-        if environ["PATH_INFO"].endswith("hold"):
-            self.inside.set()
-            assert self.go.wait(DEADLINE)
-        elif environ["PATH_INFO"].endswith("look"):
-            (channel,) = (one for one in list(self.web.server.channels) if not one.served)
+    def _isClientAllowed(self, addr):
+        if self.request is not None:
+            self.client.sendall(self.request)
+            self.request = None
+        return True
+
+    def application(self, environ, start_response):
+        if environ["PATH_INFO"].endswith("look"):
+            (channel,) = (one for one in list(self.channels) if not one.served)
             self.seen.append(channel.mask)
             wait_until(lambda: channel.mask > 0)
         return hello(environ, start_response)
 
-    def look(self, peer, number):
-        """One look, from a connection that is accepted when its request is there already: who
-        polls is kept busy so long."""
-        self.inside.clear()
-        self.go.clear()
-        peer.answers.outputs.clear()
-        path = f"/quick{number}/hold"
-        peer.send(wire.request(1, wire.cgi_params("GET", path), keep_conn=True))
-        assert self.inside.wait(DEADLINE)
-        with self.web.peer() as other:
-            other.send(wire.request(1, wire.cgi_params("GET", f"/quick{number}/look")))
-            self.go.set()
-            assert other.receive_end().status == 200
-        assert peer.receive_end().body == b"hello " + path.encode()
+    def look(self, number, score):
+        """One look, of a path that is given a score first."""
+        path = f"/quick{number}/look"
+        self.engine.scores.note(path, score)
+        request = wire.request(1, wire.cgi_params("GET", path))
+        with socket.socket() as self.client:
+            self.client.settimeout(DEADLINE)
+            self.request = request
+            self.client.connect(self.addresses[0])
+            answer = b"".join(iter(lambda: self.client.recv(4096), b""))
+        assert path.encode() in answer  # its block is a record
 
 
 def test_a_connection_is_watched_again_when_its_request_blocks(turns):
     """While it is served by whoever polls, nobody would look at it."""
-    for _ in range(20):
-        # A few looks each: then such paths are known to block, and on a loaded machine another
-        # thread may poll before the second connection is there.
-        app = Looking()
-        with serving(app, threads=3) as app.web, app.web.peer() as peer:
-            make_quick(peer)
-            for number in range(3):
-                app.look(peer, number)
-        if -1 in app.seen:
-            return
-    raise AssertionError(app.seen)
+    server = Looking()
+    with Serving(server) as web, web.peer() as peer:
+        make_quick(peer)
+        for number in range(20):  # a loaded machine stops any thread for a while
+            server.look(number, -36)
+            if -1 in server.seen:
+                return
+            time.sleep(0.3)  # so that who watches over whoever polls is calm again
+    raise AssertionError(server.seen)
 
 
 def test_a_path_known_to_block_is_handed_over_beforehand(turns):
-    app = Looking()
-    with serving(app, threads=3) as app.web, app.web.peer() as peer:
+    server = Looking()
+    with Serving(server) as web, web.peer() as peer:
         make_quick(peer)
         for number in range(20):
-            app.web.server.engine.scores.note(f"/quick{number}/look", 36)
-            app.look(peer, number)
-    assert app.seen == [1] * 20
+            server.look(number, 36)
+    assert server.seen == [1] * 20
 
 
 def test_a_connection_is_watched_whoever_runs_its_request(kind):
