@@ -103,7 +103,7 @@ class Served(Process):
         return [pid for pid in children(self.pid) if _is_worker(pid)]
 
     def wait_for_workers(self, count: int, without: "list[int] | None" = None) -> list[int]:
-        """Wait until so many workers are there, and none of these, and all of them answer."""
+        """Wait until so many workers are there, and none of these."""
         gone = set(without or ())
 
         def there() -> list[int]:
