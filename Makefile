@@ -19,7 +19,9 @@ GATE_ARGS ?=
 # Where this branch began, or the last commit.
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || echo HEAD)
 # Those that drive the C hardest; memory limits of whole processes mean nothing under sanitizers.
-SANITIZE_TESTS ?= tests/test_codec*.py tests/test_captures.py tests/test_connection*.py tests/test_load*.py
+SANITIZE_TESTS ?= tests/test_scgi.py $(wildcard $(addprefix tests/test_, $(addsuffix *.py, \
+	acceptor body captures channel codec connection engine environ file_wrapper guard handoff head \
+	load outbox poller request retire scgi_c scgi_server spec_wsgi upload wsgi)))
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet

@@ -89,6 +89,8 @@ cdef inline int keep(Kept* kept, const uint8_t* p, Py_ssize_t size, Py_ssize_t m
     cdef Py_ssize_t need = kept.length + size
     cdef Py_ssize_t grown
     cdef uint8_t* memory
+    if size == 0:
+        return 0  # there may be no memory, and memcpy() must be given some even for nothing
     if need > kept.size:
         grown = max(need, min(2 * kept.size, most))
         memory = <uint8_t*>PyMem_Realloc(kept.memory, grown)
