@@ -66,10 +66,14 @@ class _Names(MetaPathFinder, Loader):
     def _name_others(self) -> None:
         """Give flup's names to what has been loaded along, as an import of flup's would."""
         for name, module in list(sys.modules.items()):
-            if name.startswith(_OURS + ".") and not name.endswith("__main__"):
-                # One that is still being executed gets its name when that is done.
-                if not getattr(module.__spec__, "_initializing", False):
-                    importlib.import_module(_NAME + name[len(_OURS) :])
+            if not name.startswith(_OURS + ".") or name.endswith("__main__"):
+                continue
+            theirs = _NAME + name[len(_OURS) :]
+            # One that is still being executed gets its name when that is done. One that is loaded
+            # lazily may not be asked by its own means while it is.
+            spec = object.__getattribute__(module, "__spec__")
+            if theirs not in sys.modules and not getattr(spec, "_initializing", False):
+                importlib.import_module(theirs)
 
 
 def install() -> None:
