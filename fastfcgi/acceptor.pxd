@@ -13,6 +13,7 @@ cdef class Acceptor(Handler):
     cdef ff_mutex lock        # of paused and what it is watched for
     cdef bint paused
     cdef long inside          # threads that accept
+    cdef bint draining        # others are not looked at any more
     cdef double complained_at
     cdef double stood_back_at
     cdef bint late            # a thread has not become free in time

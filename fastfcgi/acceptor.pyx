@@ -84,7 +84,7 @@ cdef class Acceptor(Handler):
     def drain(self):
         """Take in who is there already, and nobody from then on. Closing a listening socket resets
         them; and where several processes share it, the system has perhaps woken this one alone."""
-        self.others = None
+        self.draining = True  # another thread may be about to hand some on
         while self.accept_some(None):
             pass
         self.pause()  # running out of room may have it accept again later
@@ -122,7 +122,7 @@ cdef class Acceptor(Handler):
         cdef int accepted, is_inet = False, served = 0
         cdef Py_ssize_t fd
         for accepted in range(BATCH):
-            if self.others is not None and self.hold_back(accepted, worker):
+            if self.others is not None and not self.draining and self.hold_back(accepted, worker):
                 return accepted
             if self.is_full() and not self.one_is_idle():
                 self.wait()
@@ -260,7 +260,8 @@ cdef class Acceptor(Handler):
                 break
             if self.checks_peers and not self.is_allowed(fd):
                 continue
-            if (but_pages and self.may_be_page(fd)) or not self.others.give(fd, served > 0):
+            mine = self.draining or but_pages and self.may_be_page(fd)
+            if mine or not self.others.give(fd, served > 0):
                 self.welcome(fd, is_inet, served, worker)
             else:
                 os.close(fd)

@@ -18,8 +18,9 @@ from fastfcgi.sockets import SocketOptions, open_listeners
 class Server(FakeServer):
     """A server that asks who connects."""
 
-    def __init__(self, allowed=True, checks_peers=True):
+    def __init__(self, allowed=True, checks_peers=True, others=None):
         super().__init__()
+        self.others = others
         self.allowed = allowed
         self.checks_peers = checks_peers
 
@@ -34,10 +35,10 @@ def listening():
     connects."""
     with contextlib.ExitStack() as stack:
 
-        def make(places=1000, **options):
+        def make(places=1000, threads=1000, **options):
             (listener,) = open_listeners([("127.0.0.1", 0)], SocketOptions())
             stack.callback(listener.close)
-            engine = still_engine()
+            engine = still_engine(threads)
             stack.callback(engine.close)
             service = new_service(engine, Server(**options), max_connections=places)
             stack.callback(lambda: [channel.on_failure() for channel in list(service.channels)])
@@ -114,6 +115,24 @@ def test_all_that_are_connected_can_be_taken_in(listening):
         connect(wire.request())
     acceptor.drain()
     assert len(service.channels) == 50
+
+
+def test_it_drains_while_another_thread_hands_connections_on(listening):
+    """As on free-threaded Python: the server stops meanwhile, and none is lost."""
+
+    def give(fd, served):
+        given.append(fd)
+        acceptor.drain()
+        connect()
+        return False
+
+    given = []
+    others = SimpleNamespace(are_free=lambda: True, give=give)
+    acceptor, service, connect = listening(threads=0, others=others)
+    service.server._acceptors = [acceptor]
+    connect()
+    accept(acceptor, service, 2)
+    assert len(given) == 1
 
 
 def test_nothing_there_is_no_error_and_does_not_block(listening):
