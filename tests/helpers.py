@@ -2,11 +2,11 @@
 
 import contextlib
 import functools
-import sys
 import threading
 import time
 
 import wire
+from gil import HAS_GIL
 
 from fastfcgi import WSGIServer
 from fastfcgi.engine import Engine
@@ -24,7 +24,7 @@ ENGINES = {
         *args, parallel=True, poller=SelectorPoller(True), **more
     ),
 }
-if getattr(sys, "_is_gil_enabled", lambda: True)():
+if HAS_GIL:
     ENGINES["turns"] = functools.partial(Engine, parallel=False)
     ENGINES["selector"] = lambda *args, **more: Engine(
         *args, parallel=False, poller=SelectorPoller(False), **more

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import wire
+from gil import HAS_GIL
 from processes import DEADLINE, TESTS, Process, descriptors, free_ports, wait_until
 from runtimes import own_runtime
 
@@ -30,8 +31,9 @@ MIB = 1024 * KIB
 PROMISE = 1.0
 
 # What the process may grow by without any named limit being concerned: fragmentation, the free
-# lists of the interpreter and of malloc, one arena per thread.
-SLACK = 16 * MIB
+# lists of the interpreter and of malloc, one arena per thread. A Python without a GIL keeps a
+# heap of its own for each thread.
+SLACK = (16 if HAS_GIL else 48) * MIB
 
 THREADS = 8
 

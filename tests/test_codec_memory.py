@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import reference_codec
+from gil import HAS_GIL
 
 from fastfcgi import _codec, constants
 from fastfcgi.exceptions import LimitExceeded, RemoteProtocolError
@@ -139,8 +140,7 @@ def test_views_counted_from_several_threads():
             memoryview(block).release()
 
     # Where threads really run at once a lost count shows in some of the rounds.
-    free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
-    for _ in range(10 if free_threaded else 1):
+    for _ in range(1 if HAS_GIL else 10):
         threads = [threading.Thread(target=look) for _ in range(4)]
         for thread in threads:
             thread.start()

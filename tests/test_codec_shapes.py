@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import reference_codec
+from gil import needs_gil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +16,7 @@ from fastfcgi.exceptions import RemoteProtocolError
 
 relaxed = settings(deadline=None)
 
-with_shapes = pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there are none without a GIL"
-)
+with_shapes = needs_gil  # there are none without
 
 BASE = {"wsgi.version": (1, 0), "wsgi.multithread": True, "wsgi.file_wrapper": list}
 PAIRS = [

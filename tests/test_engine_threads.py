@@ -11,6 +11,7 @@ import time
 
 import pytest
 import wire
+from gil import HAS_GIL
 from helpers import (
     DEADLINE,
     ENGINES,
@@ -453,4 +454,4 @@ def test_a_system_that_starts_no_thread_at_all(kind, thread_limit):
 
 def test_threads_poll_side_by_side_where_there_is_no_gil():
     with contextlib.closing(Engine(1, 0)) as engine:
-        assert engine.parallel is not getattr(sys, "_is_gil_enabled", lambda: True)()
+        assert engine.parallel is not HAS_GIL

@@ -13,12 +13,9 @@ if sys.platform != "linux":
     pytest.skip("who is stuck in what is seen in /proc", allow_module_level=True)
 
 import wire
+from gil import needs_gil
 from master_process import Served
 from processes import DEADLINE, alive, wait_until
-
-has_gil = pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is none to hold"
-)
 
 
 def spin(served: Served) -> wire.Peer:
@@ -31,7 +28,7 @@ def spin(served: Served) -> wire.Peer:
     return peer
 
 
-@has_gil
+@needs_gil
 def test_a_worker_that_holds_the_gil_outlives_its_master_for_a_while_only(folder: Path) -> None:
     with Served(folder, "workers=2, graceful_timeout=0.2", begin=2) as served:
         workers = served.workers()
@@ -43,7 +40,7 @@ def test_a_worker_that_holds_the_gil_outlives_its_master_for_a_while_only(folder
         (folder / "app.sock").unlink()
 
 
-@has_gil
+@needs_gil
 def test_one_that_is_stuck_at_its_start_does_so_too(folder: Path) -> None:
     more = "\ndef load():\n    open('loads', 'w').close()\n    spin()\n"
     with Served(folder, "workers=1, graceful_timeout=0.2", more) as served:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import wire
+from gil import needs_gil
 from master_process import Load, Served
 from processes import DEADLINE, Process, alive, children, descriptors, wait_until
 
@@ -133,9 +134,7 @@ def test_a_request_that_does_not_end_is_left_behind(folder) -> None:
         assert "killed" not in served.log()
 
 
-@pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is none to hold"
-)
+@needs_gil
 def test_a_worker_that_holds_the_gil_is_killed(folder) -> None:
     with Served(folder, "workers=1, graceful_timeout=0.2", begin=1) as served:
         with wire.Peer(served.address) as peer:

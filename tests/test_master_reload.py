@@ -6,6 +6,7 @@ import time
 
 import pytest
 import wire
+from gil import needs_gil
 from master_process import Load, Served
 from processes import alive, wait_until
 
@@ -146,6 +147,7 @@ def test_a_kept_connection_outlives_reloads(folder) -> None:
         assert served.end() == 0
 
 
+@needs_gil  # and it holds it
 def test_a_worker_that_does_not_retire_is_killed(folder) -> None:
     with Served(folder, "workers=1, graceful_timeout=0.2", begin=1) as served:
         with wire.Peer(served.address) as peer:

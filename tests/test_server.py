@@ -172,8 +172,9 @@ def test_debug_shows_the_traceback_to_the_client():
 def test_threads_are_started_when_they_are_needed(gate):
     before = set(threading.enumerate())
     with serving(gate, threads=8) as web:
-        wait_until(lambda: web.server.engine.idle == 1, "the thread that polls")
-        assert len(set(threading.enumerate()) - before) == 2  # and run()'s
+        # The thread that polls, and run()'s.
+        wait_until(lambda: len(set(threading.enumerate()) - before) == 2, "them to start")
+        assert web.server.engine.idle == 1
         with waiting(web, 3):
             gate.wait_for(3)
             assert len(set(threading.enumerate()) - before) == 2 + 3
