@@ -291,7 +291,8 @@ cdef class Acceptor(Handler):
             self.service.engine.tickers.discard(self._hold_back_ends)
             if not self.service.stopping:
                 self.service.engine.tick = TICK
-                self.late = True
+                # Whoever comes later has not waited, and perhaps not sent anything yet.
+                self.late = ff_wait_to_recv(self.fd, 0)
                 self.server.resume_accepting()
 
     cdef bint may_be_page(self, Py_ssize_t fd) except -1:
@@ -303,11 +304,12 @@ cdef class Acceptor(Handler):
         try:
             data = sock.recv(PEEK_SIZE, socket.MSG_PEEK)
         except OSError:
-            return True  # nothing is there yet: it has to be read to be known
+            return False  # nothing is there yet: whoever takes it next will look again
         finally:
             sock.detach()
         # SCRIPT_NAME may have the first part of the path.
-        return any(path.rpartition("/")[2].encode("latin-1", "replace") in data for path in pages)
+        ends = ("/" + path.rpartition("/")[2] for path in pages)
+        return any(end.encode("latin-1", "replace") in data for end in ends)
 
     def _again(self, now):
         self.service.engine.tickers.discard(self._again)
@@ -324,10 +326,12 @@ cdef class Taker(Acceptor):
 
     cdef bint hold_back(self, int accepted, Worker worker) except -1:
         cdef Engine engine = self.service.engine
+        cdef bint but_pages = self.late
+        self.late = False
         if engine.running < engine.threads:
             return accepted > 0 and engine.is_taken()
         # Once is enough to wake another process, which may be free.
-        self.hand_on(1, False, worker)
+        self.hand_on(1, but_pages, worker)
         self.stand_back()
         return True
 

@@ -1,7 +1,9 @@
 """Accepting connections, as many as there is room for."""
 
 import contextlib
+import math
 import os
+import select
 import socket
 from types import SimpleNamespace
 
@@ -133,6 +135,87 @@ def test_it_drains_while_another_thread_hands_connections_on(listening):
     connect()
     accept(acceptor, service, 2)
     assert len(given) == 1
+
+
+class Others:
+    """Other processes, all of them busy."""
+
+    def __init__(self):
+        self.given = []
+
+    def are_free(self):
+        return False
+
+    def give(self, fd, served):
+        self.given.append(os.dup(fd))
+        return True
+
+
+class Busy:
+    """An acceptor when every thread of every process is busy.
+
+    Attributes:
+        given: What was given on.
+    """
+
+    def __init__(self, listening):
+        self.others = Others()
+        self.given = self.others.given
+        options = {"threads": 0, "others": self.others, "checks_peers": False}
+        self.acceptor, self.service, self._connect = listening(**options)
+        self.service.server._acceptors = [self.acceptor]
+        self.service.pages = {"/server/status": None}
+
+    def connect(self, data=b""):
+        """Somebody connects and has to wait; he is not even accepted."""
+        before = list(self.given), set(self.service.channels)
+        self._connect(data)
+        assert select.select([self.acceptor.fd], [], [], 30)[0]
+        self.acceptor.on_ready(READ)
+        assert (self.given, self.service.channels) == before
+        assert self.acceptor.mask == -1
+
+    def pass_time(self):
+        for ticker in list(self.service.engine.tickers):
+            ticker(math.inf)
+        assert self.service.server.calls == ["resume_accepting"]
+        self.service.server.calls.clear()
+        self.acceptor.resume()
+
+
+@pytest.fixture
+def busy(listening):
+    made = Busy(listening)
+    yield made
+    for fd in made.given:
+        os.close(fd)
+
+
+STATUS = wire.request(1, wire.cgi_params("GET", "/server/status"))
+
+
+def test_busy_processes_answer_pages(busy):
+    busy.connect(STATUS)
+    busy.pass_time()
+    busy.acceptor.on_ready(READ)
+    assert len(busy.service.channels) == 1 and not busy.given
+
+
+@pytest.mark.parametrize("sent", [b"", wire.request(1, wire.cgi_params("GET", "/my_status"))])
+def test_busy_processes_leave_all_else_to_whoever_is_free_first(busy, sent):
+    """Nothing that has been sent yet is no page either: taken in, it would wait for this one."""
+    busy.connect(sent)
+    busy.pass_time()
+    busy.acceptor.on_ready(READ)
+    assert not busy.service.channels and len(busy.given) == 1
+
+
+def test_who_comes_when_somebody_else_has_waited_is_not_late(busy):
+    """He may not have sent anything yet."""
+    busy.connect()
+    busy.acceptor.listener.sock.accept()[0].close()  # another process was first
+    busy.pass_time()
+    busy.connect(STATUS)
 
 
 def test_nothing_there_is_no_error_and_does_not_block(listening):
