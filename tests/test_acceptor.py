@@ -12,8 +12,10 @@ import wire
 from helpers import wait_until
 from wired import FakeServer, new_service, still_engine
 
-from fastfcgi.acceptor import Acceptor
+from fastfcgi.acceptor import Acceptor, Taker
+from fastfcgi.constants import HEADER_LEN
 from fastfcgi.engine import READ
+from fastfcgi.handoff import Others, open_pair
 from fastfcgi.sockets import SocketOptions, open_listeners
 
 
@@ -137,7 +139,7 @@ def test_it_drains_while_another_thread_hands_connections_on(listening):
     assert len(given) == 1
 
 
-class Others:
+class BusyOthers:
     """Other processes, all of them busy."""
 
     def __init__(self):
@@ -147,7 +149,7 @@ class Others:
         return False
 
     def give(self, fd, served):
-        self.given.append(os.dup(fd))
+        self.given.append(fd)
         return True
 
 
@@ -159,7 +161,7 @@ class Busy:
     """
 
     def __init__(self, listening):
-        self.others = Others()
+        self.others = BusyOthers()
         self.given = self.others.given
         options = {"threads": 0, "others": self.others, "checks_peers": False}
         self.acceptor, self.service, self._connect = listening(**options)
@@ -185,10 +187,7 @@ class Busy:
 
 @pytest.fixture
 def busy(listening):
-    made = Busy(listening)
-    yield made
-    for fd in made.given:
-        os.close(fd)
+    return Busy(listening)
 
 
 STATUS = wire.request(1, wire.cgi_params("GET", "/server/status"))
@@ -216,6 +215,35 @@ def test_who_comes_when_somebody_else_has_waited_is_not_late(busy):
     busy.acceptor.listener.sock.accept()[0].close()  # another process was first
     busy.pass_time()
     busy.connect(STATUS)
+
+
+@pytest.mark.skipif(not hasattr(socket, "send_fds"), reason="nothing can be handed over")
+@pytest.mark.parametrize(("path", "taken"), [("/server/status", 1), ("/my_status", 0)])
+def test_busy_processes_answer_pages_on_connections_that_were_handed_over(path, taken):
+    """All else goes on being handed over until somebody is free."""
+    engine = still_engine(0)
+    with contextlib.ExitStack() as stack:
+        stack.callback(engine.close)
+        pair, client = socket.socketpair(), socket.socketpair()
+        for sock in (*pair, *client):
+            stack.callback(sock.close)
+        server = Server(others=Others(open_pair(pair), lambda: False))
+        service = new_service(engine, server)
+        service.pages = {"/server/status": None}
+        taker = Taker(SimpleNamespace(sock=pair[1]), server, service)
+        server._acceptors = [taker]
+        params = wire.params(1, wire.cgi_params("GET", path))
+        client[0].sendall(wire.begin_request(1) + params[:-HEADER_LEN])  # not all of it
+        server.others.give(client[1].fileno(), False)
+        taker.on_ready(READ)
+        assert not service.channels
+        for ticker in list(engine.tickers):
+            ticker(math.inf)
+        taker.on_ready(READ)
+        left = select.select([pair[1]], [], [], 0)[0]
+        assert (len(service.channels), len(left)) == (taken, 1 - taken)
+        for channel in list(service.channels):
+            channel.on_failure()
 
 
 def test_nothing_there_is_no_error_and_does_not_block(listening):

@@ -22,7 +22,7 @@ WORKERS, THREADS = 2, 4
 # request would be more than twice as much.
 MEMORY = 2 << 20
 
-# Seconds.
+# Seconds without a change after which a process is taken to be at rest.
 REST = 0.5
 
 pytestmark = pytest.mark.hostile
@@ -45,8 +45,8 @@ def held_by(pid: int) -> Held:
 
 
 def at_rest(pids: Iterable[int]) -> dict[int, Held]:
-    """What each of them holds as soon as it is the same for half a second: on a loaded machine a
-    connection may be accepted long after its client went away."""
+    """What each of them holds as soon as it stays the same: on a loaded machine a connection may be
+    accepted long after its client went away."""
     then, since = {}, 0.0
 
     def same() -> bool:
